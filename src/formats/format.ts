@@ -19,11 +19,7 @@ export interface CellAddress {
 }
 
 /** Why a value did not decrypt. For counters and the quarantine; callers of the library see one error. */
-export type DecryptFailure =
-  | 'MALFORMED'
-  | 'ALGORITHM_DIFFERS'
-  | 'KEY_CHECK_DIFFERS'
-  | 'AUTHENTICATION_FAILED';
+export type DecryptFailure = 'MALFORMED' | 'ALGORITHM_DIFFERS' | 'KEY_CHECK_DIFFERS' | 'AUTHENTICATION_FAILED';
 
 export interface Format {
   readonly name: string;
@@ -44,6 +40,8 @@ export interface Format {
   sqlNamesKey(expression: string, storage: Storage, key: ValueKeyName): string;
   /** SQL boolean over `expression`: this value carries the format's magic. Immutable, never raises. */
   sqlHasMagic(expression: string, storage: Storage): string;
+  /** SQL boolean over a text: somewhere in it stands a JSON string with the format's magic. */
+  sqlContainsMagic(expression: string): string;
   /** SQL expression that is constant per key, for GROUP BY; read back with `keyOfHeader`. */
   sqlHeader(expression: string, storage: Storage): string;
   keyOfHeader(header: Stored): KeyId | undefined;

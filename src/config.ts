@@ -1,0 +1,191 @@
+// keyturn.yaml and the environment, merged into one frozen, checked Config. Nothing else reads either.
+import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { parse } from 'yaml';
+import { z } from 'zod';
+import { algorithmNames, defaultAlgorithm, type AlgorithmName } from './crypto/algorithms.js';
+import { Secret } from './crypto/secret.js';
+import { KeyturnError } from './errors.js';
+
+export interface ColumnConfig {
+  /** Column name, or `column.path` for a jsonb path. */
+  readonly name: string;
+  readonly column: string;
+  /** jsonb path below the column; undefined for whole columns. */
+  readonly path: readonly string[] | undefined;
+  readonly format: string;
+  readonly bind: 'row' | 'column';
+}
+
+export interface TargetConfig {
+  readonly schema: string;
+  readonly table: string;
+  readonly keyring: string;
+  readonly scopeColumn: string | undefined;
+  readonly columns: readonly ColumnConfig[];
+}
+
+export interface KeyringConfig {
+  readonly name: string;
+  /** Root key URIs, the preferred one first. */
+  readonly roots: readonly string[];
+  readonly algorithm: AlgorithmName;
+}
+
+export interface Config {
+  /** The file the config came from, for messages. */
+  readonly source: string;
+  readonly databaseUrl: Secret | undefined;
+  /** A connection that no pooler sits in front of; LISTEN needs it. */
+  readonly databaseDirectUrl: Secret | undefined;
+  readonly redisUrl: Secret | undefined;
+  readonly logLevel: string;
+  readonly roles: { readonly app?: string | undefined; readonly worker?: string | undefined; readonly auditor?: string | undefined };
+  readonly expectMembers: readonly string[];
+  readonly keyrings: readonly KeyringConfig[];
+  readonly targets: readonly TargetConfig[];
+}
+
+export type Environment = Record<string, string | undefined>;
+
+const identifier = z.string().min(1).max(63);
+const pathSegment = z.string().min(1).max(200);
+const bind = z.enum(['row', 'column']).default('row');
+
+const columnSchema = z
+  .strictObject({
+    format: z.string().default('keyturn'),
+    bind,
+    paths: z.record(z.string().regex(/^[A-Za-z0-9_]+$/, 'a path name takes letters, digits and _'), z.array(pathSegment).min(1)).optional(),
+  })
+  .nullable();
+
+const keyringSchema = z
+  .strictObject({
+    root: z.string().optional(),
+    roots: z.array(z.string()).min(1).max(2).optional(),
+    algorithm: z.enum(algorithmNames as [AlgorithmName, ...AlgorithmName[]]).default(defaultAlgorithm),
+  })
+  .refine((keyring) => (keyring.root === undefined) !== (keyring.roots === undefined), {
+    message: 'expected either root: URI or roots: [preferred, other]',
+  });
+
+const fileSchema = z.strictObject({
+  roles: z.strictObject({ app: identifier.optional(), worker: identifier.optional(), auditor: identifier.optional() }).default({}),
+  expect_members: z.array(z.string().min(1)).default([]),
+  keyrings: z.record(z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/, 'a keyring name takes a-z, 0-9, _ and -, and begins with a letter'), keyringSchema),
+  targets: z
+    .array(
+      z.strictObject({
+        table: z.string().min(1),
+        keyring: z.string(),
+        scope: identifier.optional(),
+        columns: z.record(identifier, columnSchema),
+      }),
+    )
+    .default([]),
+});
+
+type FileShape = z.output<typeof fileSchema>;
+/** The shape of keyturn.yaml, for callers that pass it as an object. */
+export type ConfigFile = z.input<typeof fileSchema>;
+
+/**
+ * Reads `KEYTURN_CONFIG` (default `keyturn.yaml`) unless `file` gives the path or the parsed content, and the
+ * environment. Throws CONFIG_INVALID with the path of each wrong setting.
+ */
+export function loadConfig(environment: Environment, file?: string | ConfigFile): Config {
+  const { source, content } = typeof file === 'object' ? { source: 'the given object', content: file as unknown } : readConfigFile(file ?? environment['KEYTURN_CONFIG'] ?? 'keyturn.yaml');
+  const parsed = fileSchema.safeParse(content);
+  if (!parsed.success) {
+    const problems = parsed.error.issues.map((issue) => `${issue.path.join('.') || '(top level)'}: ${issue.message}`);
+    throw new KeyturnError('CONFIG_INVALID', `${source} does not fit: ${problems.join('; ')}`, { source, problems });
+  }
+  return Object.freeze({
+    source,
+    ...readEnvironment(environment),
+    roles: parsed.data.roles,
+    expectMembers: parsed.data.expect_members,
+    keyrings: keyringsOf(parsed.data),
+    targets: targetsOf(parsed.data, source),
+  });
+}
+
+/** Only what steering and status need: connections, no keyturn.yaml. */
+export function loadConnectionConfig(environment: Environment): Config {
+  return Object.freeze({ source: 'the environment', ...readEnvironment(environment), roles: {}, expectMembers: [], keyrings: [], targets: [] });
+}
+
+function readConfigFile(path: string): { source: string; content: unknown } {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch {
+    throw new KeyturnError('CONFIG_INVALID', `no readable config at ${resolve(path)}; write a keyturn.yaml or point KEYTURN_CONFIG or --config at one`, { source: path });
+  }
+  try {
+    return { source: path, content: parse(text) as unknown };
+  } catch (error) {
+    throw new KeyturnError('CONFIG_INVALID', `${path} is not YAML: ${error instanceof Error ? (error.message.split('\n')[0] ?? '') : 'unreadable'}`, { source: path });
+  }
+}
+
+function readEnvironment(environment: Environment): Pick<Config, 'databaseUrl' | 'databaseDirectUrl' | 'redisUrl' | 'logLevel'> {
+  const databaseUrl = secretFrom(environment, 'DATABASE_URL');
+  return {
+    databaseUrl,
+    databaseDirectUrl: secretFrom(environment, 'DATABASE_DIRECT_URL') ?? databaseUrl,
+    redisUrl: secretFrom(environment, 'REDIS_URL'),
+    logLevel: environment['LOG_LEVEL'] ?? 'info',
+  };
+}
+
+/** NAME, or the content of the file that NAME_FILE points at. */
+function secretFrom(environment: Environment, name: string): Secret | undefined {
+  const direct = environment[name];
+  if (direct !== undefined && direct !== '') return new Secret(direct);
+  const path = environment[`${name}_FILE`];
+  if (path === undefined || path === '') return undefined;
+  try {
+    return new Secret(readFileSync(path, 'utf8').trim());
+  } catch {
+    throw new KeyturnError('CONFIG_INVALID', `${name}_FILE points at ${path}, which cannot be read`, { source: `${name}_FILE` });
+  }
+}
+
+function keyringsOf(file: FileShape): KeyringConfig[] {
+  return Object.entries(file.keyrings).map(([name, keyring]) => ({
+    name,
+    roots: keyring.roots ?? [keyring.root ?? ''],
+    algorithm: keyring.algorithm,
+  }));
+}
+
+function targetsOf(file: FileShape, source: string): TargetConfig[] {
+  const seen = new Set<string>();
+  return file.targets.map((target) => {
+    const { schema, table } = splitTableName(target.table, source);
+    if (!(target.keyring in file.keyrings)) {
+      throw new KeyturnError('CONFIG_INVALID', `${source}: target ${target.table} names keyring "${target.keyring}"; known keyrings: ${Object.keys(file.keyrings).join(', ') || 'none'}`, { source });
+    }
+    if (seen.has(`${schema}.${table}`)) throw new KeyturnError('CONFIG_INVALID', `${source}: table ${schema}.${table} is listed twice; list all its columns under one target`, { source });
+    seen.add(`${schema}.${table}`);
+    const columns = Object.entries(target.columns).flatMap(([column, settings]) => columnsOf(column, settings));
+    if (columns.length === 0) throw new KeyturnError('CONFIG_INVALID', `${source}: target ${target.table} lists no columns`, { source });
+    return { schema, table, keyring: target.keyring, scopeColumn: target.scope, columns };
+  });
+}
+
+function columnsOf(column: string, settings: z.output<typeof columnSchema>): ColumnConfig[] {
+  const { format, bind: binding, paths } = settings ?? { format: 'keyturn', bind: 'row' as const, paths: undefined };
+  if (paths === undefined) return [{ name: column, column, path: undefined, format, bind: binding }];
+  return Object.entries(paths).map(([name, path]) => ({ name: `${column}.${name}`, column, path, format, bind: binding }));
+}
+
+function splitTableName(name: string, source: string): { schema: string; table: string } {
+  const parts = name.split('.');
+  if (parts.length > 2 || parts.some((part) => part === '')) {
+    throw new KeyturnError('CONFIG_INVALID', `${source}: "${name}" is not a table name; expected table or schema.table`, { source });
+  }
+  return parts.length === 2 ? { schema: parts[0] ?? '', table: parts[1] ?? '' } : { schema: 'public', table: name };
+}

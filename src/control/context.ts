@@ -1,0 +1,14 @@
+// What every verb is given. A verb takes the context and its own arguments, returns plain data, and throws KeyturnError;
+// doors add only words.
+import type { Config } from '../config.js';
+import type { RootKey } from '../keys/roots/root-key.js';
+import type { Database } from '../store/database.js';
+
+export interface ControlContext {
+  readonly database: Database;
+  readonly config: Config;
+  /** Opens root keys by URI; each URI once per process. Only verbs that need key material call it. */
+  readonly openRoots: (uris: readonly string[], cluster: string) => Promise<readonly RootKey[]>;
+  /** What the verb is waiting for, for people who watch. */
+  readonly onProgress: (words: string) => void;
+}

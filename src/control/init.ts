@@ -1,0 +1,216 @@
+// init: brings schema, keyrings, first data keys and targets into the database, each only where missing. Refuses a wrong
+// root key before the first write. The only writer of the registry besides `target rename`.
+import { randomUUID } from 'node:crypto';
+import type { ColumnConfig, TargetConfig } from '../config.js';
+import { examineTarget, type Finding } from '../engine/preflight.js';
+import { KeyturnError } from '../errors.js';
+import { matchRoots, openKeyringOrRefuse } from '../keys/open-keyring.js';
+import type { RootKey } from '../keys/roots/root-key.js';
+import { migrateQueueSchema } from '../queue/schema.js';
+import { targetTitle } from '../rotation/target.js';
+import { findTable, type CatalogTable } from '../store/catalog.js';
+import type { Queryable } from '../store/database.js';
+import { grantStatements, type GrantedTarget } from '../store/grants.js';
+import { activateKey, findClusterId, getClusterId, getKeyring, insertClusterIfAbsent, insertKeyring, insertRootRecord, listKeyringNames, listRootRecords, lockKeyring, updateKeyring } from '../store/keys.js';
+import { insertColumn, insertTarget, listRegistered, renameColumn, renameTarget, type RegisteredColumn, type RegisteredTarget } from '../store/registry.js';
+import { migrate, requireSchema, schemaStatements } from '../store/schema.js';
+import type { ControlContext } from './context.js';
+import { insertNewKey, proveReadable } from './keys.js';
+
+export interface InitReport {
+  readonly migrations: readonly string[];
+  readonly keyrings: readonly { name: string; activeKeyId: number; isNew: boolean }[];
+  readonly targets: readonly { name: string; columns: readonly string[]; change: 'registered' | 'extended' | 'renamed' | 'unchanged' }[];
+  readonly warnings: readonly Finding[];
+  readonly grants: readonly string[];
+}
+
+/** Idempotent: a second call changes nothing and says so. */
+export async function init(context: ControlContext): Promise<InitReport> {
+  const { config, database } = context;
+  const url = config.databaseUrl;
+  if (url === undefined) throw new KeyturnError('CONFIG_INVALID', 'DATABASE_URL is not set; point it at the database that holds the encrypted columns');
+  const rootsByKeyring = await openAndCheckRoots(context);
+  context.onProgress('migrating the control schema');
+  const migrations = await migrate(url);
+  await migrateQueueSchema(config.databaseDirectUrl ?? url);
+  await requireSchema(database);
+  const keyrings = [];
+  for (const keyring of config.keyrings) keyrings.push(await ensureKeyring(context, keyring.name, rootsByKeyring(keyring.name)));
+  const registered = await registerTargets(context);
+  const grants = grantStatements(config.roles, grantedTargets(config.targets), true);
+  for (const statement of grants) await database.query(statement);
+  return { migrations, keyrings, ...registered, grants };
+}
+
+/** All DDL and grants, for people who run it themselves; connects to nothing. */
+export function printSql(context: Pick<ControlContext, 'config'>): string {
+  const statements = [...schemaStatements(), ...grantStatements(context.config.roles, grantedTargets(context.config.targets), true)];
+  return `${statements.map((statement) => `${statement};`).join('\n\n')}\n`;
+}
+
+function grantedTargets(targets: readonly TargetConfig[]): readonly GrantedTarget[] {
+  return targets.map((target) => ({ schema: target.schema, table: target.table, columns: [...new Set(target.columns.map((column) => column.column))] }));
+}
+
+/**
+ * Opens the root keys and, on a database that has keys already, checks that they are the right ones. On a new database
+ * the cluster id that the fingerprints depend on is chosen here and stored by the first transaction.
+ */
+async function openAndCheckRoots(context: ControlContext): Promise<(keyring: string) => { cluster: string; roots: readonly RootKey[] }> {
+  const { config, database } = context;
+  const existing = await findClusterIfInitialized(database);
+  const cluster = existing ?? randomUUID();
+  const opened = new Map<string, readonly RootKey[]>();
+  for (const keyring of config.keyrings) opened.set(keyring.name, await context.openRoots(keyring.roots, cluster));
+  if (existing !== undefined) {
+    const known = await listRootRecords(database);
+    for (const name of await listKeyringNames(database)) {
+      const roots = opened.get(name);
+      if (roots !== undefined) await openKeyringOrRefuse(await getKeyring(database, name), roots, known);
+    }
+  }
+  return (keyring) => ({ cluster, roots: opened.get(keyring) ?? [] });
+}
+
+async function findClusterIfInitialized(database: Queryable): Promise<string | undefined> {
+  const { rows } = await database.query(`SELECT to_regclass('keyturn.cluster') IS NOT NULL`);
+  return rows[0]?.[0] === true ? findClusterId(database) : undefined;
+}
+
+/** The first keys of a keyring come into being here, under a lock: two inits at once end with one active key. */
+async function ensureKeyring(context: ControlContext, name: string, given: { cluster: string; roots: readonly RootKey[] }): Promise<InitReport['keyrings'][number]> {
+  const { database, config } = context;
+  const settings = config.keyrings.find((keyring) => keyring.name === name);
+  if (settings === undefined) throw new KeyturnError('KEYRING_NOT_FOUND', `keyring "${name}" is not in ${config.source}`);
+  const isNew = await database.transaction(async (client) => {
+    await client.query('LOCK TABLE keyturn.cluster IN SHARE ROW EXCLUSIVE MODE');
+    await insertClusterIfAbsent(client, given.cluster);
+    if ((await getClusterId(client)) !== given.cluster) throw new KeyturnError('KEY_STATE_REFUSED', 'another init created this cluster a moment ago; run keyturn init again');
+    if (!(await listKeyringNames(client)).includes(name)) await insertKeyring(client, randomUUID(), { name, algorithm: settings.algorithm, rootUris: settings.roots });
+    else await updateKeyring(client, { name, algorithm: settings.algorithm, rootUris: settings.roots });
+    const keyring = await lockKeyring(client, name);
+    if (keyring.keys.length > 0) return false;
+    const known = await listRootRecords(client);
+    const [preferred] = given.roots;
+    if (preferred !== undefined && matchRoots([preferred], known).size === 0) await insertRootRecord(client, preferred.fingerprint, (rootId) => preferred.createToken(rootId));
+    await insertNewKey(client, keyring, matchRoots(given.roots, await listRootRecords(client)), 'first key of the keyring');
+    return true;
+  });
+  const keyring = await getKeyring(database, name);
+  const staged = keyring.keys.find((key) => key.state === 'staged');
+  const active = keyring.keys.find((key) => key.state === 'active');
+  if (active === undefined && staged !== undefined) {
+    const { roots } = await openKeyringOrRefuse(keyring, given.roots, await listRootRecords(database));
+    await proveReadable(context, keyring, staged, roots);
+    await database.transaction(async (client) => {
+      const locked = await lockKeyring(client, name);
+      if (!locked.keys.some((key) => key.state === 'active')) await activateKey(client, locked, staged, 'first key of the keyring');
+    });
+  }
+  const after = await getKeyring(database, name);
+  return { name, activeKeyId: Number(after.keys.find((key) => key.state === 'active')?.id), isNew };
+}
+
+type RegistryReport = Pick<InitReport, 'targets' | 'warnings'>;
+
+/** Every target is examined before the first is written: a refused one leaves the registry as it was. */
+async function registerTargets(context: ControlContext): Promise<RegistryReport> {
+  const { database, config } = context;
+  const warnings: Finding[] = [];
+  const refusals: Finding[] = [];
+  const examined: { target: TargetConfig; table: CatalogTable }[] = [];
+  for (const target of config.targets) {
+    const keyring = config.keyrings.find((candidate) => candidate.name === target.keyring);
+    const table = await findTable(database, target);
+    const findings = examineTarget(target, table, keyring?.algorithm);
+    warnings.push(...findings.filter((finding) => finding.level === 'warn'));
+    refusals.push(...findings.filter((finding) => finding.level === 'refuse'));
+    if (table !== undefined) examined.push({ target, table });
+  }
+  if (refusals.length > 0) {
+    throw new KeyturnError('PREFLIGHT_REFUSED', `${refusals.length} ${refusals.length === 1 ? 'reason' : 'reasons'} not to register: ${refusals.map((finding) => `${finding.subject}: ${finding.reason}; ${finding.remedy}`).join(' | ')}`, {
+      subjects: refusals.map((finding) => finding.subject),
+    });
+  }
+  const targets = await database.transaction(async (client) => {
+    await client.query('LOCK TABLE keyturn.target IN SHARE ROW EXCLUSIVE MODE');
+    const results: RegistryReport['targets'][number][] = [];
+    for (const { target, table } of examined) results.push(await registerTarget(client, target, table));
+    return results;
+  });
+  return { targets, warnings };
+}
+
+/** By name; else by oid (the table was renamed); else new. */
+async function registerTarget(client: Queryable, target: TargetConfig, table: CatalogTable): Promise<RegistryReport['targets'][number]> {
+  const registry = await listRegistered(client);
+  const keyringId = (await getKeyring(client, target.keyring)).id;
+  const byName = registry.find((candidate) => candidate.schema === target.schema && candidate.table === target.table);
+  const found = byName ?? registry.find((candidate) => candidate.tableOid === table.oid);
+  const scopeAttribute = attributeOf(table, target.scopeColumn);
+  const name = targetTitle(target);
+  if (found === undefined) {
+    const created: RegisteredTarget = {
+      id: randomUUID(),
+      keyringId,
+      tableOid: table.oid,
+      schema: target.schema,
+      table: target.table,
+      keyAttributes: table.keyAttributes,
+      scopeAttribute,
+      columns: target.columns.map((column) => registeredColumn(table, column)),
+    };
+    await insertTarget(client, created);
+    return { name, columns: created.columns.map((column) => column.name), change: 'registered' };
+  }
+  refuseRebinding(name, found, { keyringId, scopeAttribute, keyAttributes: table.keyAttributes, isSameTable: found.tableOid === table.oid });
+  const isRenamed = found.tableOid !== table.oid || found.schema !== target.schema || found.table !== target.table;
+  if (isRenamed) await renameTarget(client, found, { tableOid: table.oid, schema: target.schema, table: target.table, keyAttributes: table.keyAttributes, scopeAttribute });
+  const extended = await registerColumns(client, found, target, table);
+  return { name, columns: target.columns.map((column) => column.name), change: isRenamed ? 'renamed' : extended ? 'extended' : 'unchanged' };
+}
+
+/** What a value is bound to cannot change under it: the envelopes would no longer decrypt. */
+function refuseRebinding(name: string, found: RegisteredTarget, now: { keyringId: string; scopeAttribute: number | undefined; keyAttributes: readonly number[]; isSameTable: boolean }): void {
+  const changes = [
+    found.keyringId === now.keyringId ? undefined : 'its keyring',
+    !now.isSameTable || found.scopeAttribute === now.scopeAttribute ? undefined : 'its scope column',
+    !now.isSameTable || JSON.stringify(found.keyAttributes) === JSON.stringify(now.keyAttributes) ? undefined : 'its primary key',
+  ].filter((change) => change !== undefined);
+  if (changes.length === 0) return;
+  throw new KeyturnError('TARGET_INVALID', `target ${name} is registered and ${changes.join(' and ')} cannot change, because every envelope is bound to it; change it back`, { target: name });
+}
+
+async function registerColumns(client: Queryable, found: RegisteredTarget, target: TargetConfig, table: CatalogTable): Promise<boolean> {
+  let isChanged = false;
+  for (const column of target.columns) {
+    const wanted = registeredColumn(table, column);
+    const known = found.columns.find((candidate) => candidate.name === column.name) ?? found.columns.find((candidate) => sameAddress(candidate, wanted) && !target.columns.some((other) => other.name === candidate.name));
+    if (known === undefined) {
+      await insertColumn(client, found, wanted);
+      isChanged = true;
+      continue;
+    }
+    if (known.bind !== wanted.bind || known.format !== wanted.format) {
+      throw new KeyturnError('TARGET_INVALID', `column ${targetTitle(target)}.${column.name} is registered with format ${known.format}, bind ${known.bind}; its envelopes depend on both, so they cannot become ${wanted.format}, ${wanted.bind}`, { column: column.name });
+    }
+    if (known.name !== wanted.name || known.attribute !== wanted.attribute || known.columnName !== wanted.columnName) {
+      await renameColumn(client, found, known, wanted);
+      isChanged = true;
+    }
+  }
+  return isChanged;
+}
+
+function sameAddress(a: RegisteredColumn, b: RegisteredColumn): boolean {
+  return a.attribute === b.attribute && JSON.stringify(a.path) === JSON.stringify(b.path);
+}
+
+function registeredColumn(table: CatalogTable, column: ColumnConfig): RegisteredColumn {
+  return { id: randomUUID(), name: column.name, attribute: attributeOf(table, column.column) ?? 0, columnName: column.column, path: column.path, format: column.format, bind: column.bind };
+}
+
+function attributeOf(table: CatalogTable, name: string | undefined): number | undefined {
+  return name === undefined ? undefined : table.columns.find((column) => column.name === name)?.attribute;
+}

@@ -1,0 +1,253 @@
+// The operator's verbs on runs: order, show, list, watch, pause, resume, cancel. They need the database alone: no root key,
+// no queue. Rows are moved by workers only.
+import { examineTarget, type Finding } from '../engine/preflight.js';
+import { targetsOfRun } from '../engine/plan-run.js';
+import { KeyturnError } from '../errors.js';
+import { keyTitle } from '../keys/keyring.js';
+import { isFinished, isWorking, mayMoveRun, type RunKind, type RunState } from '../rotation/run.js';
+import { settledCells } from '../rotation/outcome.js';
+import { targetTitle, type Target } from '../rotation/target.js';
+import { findTable } from '../store/catalog.js';
+import { hasLeader } from '../store/leadership.js';
+import { countBatches } from '../store/batches.js';
+import { getKeyring } from '../store/keys.js';
+import { listMembers } from '../store/members.js';
+import { listFailures } from '../store/quarantine.js';
+import { listTargets } from '../store/registry.js';
+import { findRunToward, getRun, insertRun, listRuns as listRunRows, moveRunIfState, sumRun, type Run } from '../store/runs.js';
+import type { ControlContext } from './context.js';
+import { chooseKeyring } from './keys.js';
+
+export interface RunRequest {
+  readonly kind: RunKind;
+  readonly keyring: string | undefined;
+  /** `schema.table`. */
+  readonly target: string | undefined;
+  /** One tenant, as the tenant column prints it. */
+  readonly scope: string | undefined;
+  readonly deep: boolean;
+  readonly reason: string | undefined;
+}
+
+/** Every number of a run, under the names every door prints. Counters are cells ("fields") and rows of the run's own kind. */
+export interface RunReport {
+  readonly run_id: number;
+  readonly kind: RunKind;
+  readonly state: RunState;
+  readonly keyring: string;
+  readonly target_key_id: number;
+  readonly target_key: string;
+  readonly scope: string | null;
+  readonly targets: readonly string[];
+  readonly rows_examined: number;
+  readonly rows_updated: number;
+  readonly rows_skipped_all_on_target: number;
+  readonly rows_conflicted: number;
+  readonly rows_failed: number;
+  readonly fields_examined: number;
+  readonly fields_reencrypted: number;
+  readonly fields_skipped_on_target: number;
+  readonly fields_conflicted: number;
+  readonly fields_failed: number;
+  readonly fields_settled: number;
+  /** What the last scan of the run found not naming the target key. */
+  readonly fields_stale: number;
+  readonly failures: readonly { target: string; field: string; cause: string; key_id: number | null; cells: number }[];
+  readonly batches: { readonly pending: number; readonly dispatched: number; readonly running: number; readonly done: number };
+  readonly slices: number;
+  readonly round: number;
+  readonly held_back_by: string | null;
+  readonly reason: string | null;
+  readonly requested_by: string;
+  /** Rows of the current pass looked at, and the planner's estimate of all. */
+  readonly pass_rows: number;
+  readonly pass_estimated_rows: number;
+  readonly rows_per_second: number | null;
+  readonly created_at: string;
+  readonly started_at: string | null;
+  readonly verified_at: string | null;
+  readonly finished_at: string | null;
+}
+
+/** Creates a run toward the active key and returns its id at once. Throws PREFLIGHT_REFUSED for tables it cannot handle. */
+export async function orderRun(context: ControlContext, request: RunRequest): Promise<Run> {
+  const { database } = context;
+  const keyring = await chooseKeyring(database, request.keyring);
+  const active = keyring.keys.find((key) => key.state === 'active');
+  if (active === undefined) throw new KeyturnError('KEY_STATE_REFUSED', `keyring ${keyring.name} has no active key; run: keyturn key activate`, { keyring: keyring.name });
+  const target = request.target === undefined ? undefined : await findTarget(context, request.target);
+  if (target !== undefined && target.keyringId !== keyring.id) {
+    throw new KeyturnError('TARGET_INVALID', `target ${request.target} belongs to keyring ${target.keyringName}, not ${keyring.name}`, { target: request.target });
+  }
+  const order = { kind: request.kind, keyringId: keyring.id, targetKeyId: Number(active.id), generation: keyring.generation, targetId: target?.id, scope: request.scope, deep: request.deep, reason: request.reason };
+  const targets = await targetsOfRun(database, order);
+  if (targets.length === 0) {
+    const why = request.scope === undefined ? 'no target is registered for it' : 'no target of it has a scope column';
+    throw new KeyturnError('TARGET_NOT_FOUND', `there is nothing to do for keyring ${keyring.name}: ${why}; see: keyturn target list`, { keyring: keyring.name });
+  }
+  await refuseUnhandled(context, targets);
+  const id = await database.transaction((client) => insertRun(client, order));
+  return getRun(database, id);
+}
+
+/** A target by `schema.table` or `table`. */
+export async function findTarget(context: ControlContext, name: string): Promise<Target> {
+  const targets = await listTargets(context.database);
+  const wanted = name.includes('.') ? name : `public.${name}`;
+  const found = targets.find((target) => targetTitle(target) === wanted);
+  if (found !== undefined) return found;
+  throw new KeyturnError('TARGET_NOT_FOUND', `there is no target "${name}"; known: ${targets.map(targetTitle).join(', ') || 'none'}; see: keyturn target list`, { target: name });
+}
+
+/** The catalogue may have changed since `init`. */
+async function refuseUnhandled(context: ControlContext, targets: readonly Target[]): Promise<void> {
+  const refusals: Finding[] = [];
+  for (const target of targets) refusals.push(...(await examineRegistered(context, target)).filter((finding) => finding.level === 'refuse'));
+  if (refusals.length === 0) return;
+  throw new KeyturnError('PREFLIGHT_REFUSED', `not started: ${refusals.map(({ subject, reason, remedy }) => `${subject}: ${reason}; ${remedy}`).join(' | ')}`, { subjects: refusals.map(({ subject }) => subject) });
+}
+
+export async function examineRegistered(context: ControlContext, target: Target): Promise<readonly Finding[]> {
+  const keyring = await getKeyring(context.database, target.keyringName);
+  const table = await findTable(context.database, { oid: target.tableOid });
+  const columns = target.columns.map(({ name, columnName, path, format, bind }) => ({ name, column: columnName, path, format, bind }));
+  return examineTarget({ schema: target.schema, table: target.table, scopeColumn: target.scope?.name, columns }, table, keyring.algorithm);
+}
+
+export interface Runners {
+  readonly hasSupervisor: boolean;
+  readonly workers: number;
+}
+
+export async function findRunners(context: ControlContext): Promise<Runners> {
+  const members = await listMembers(context.database);
+  return { hasSupervisor: await hasLeader(context.database), workers: members.filter((member) => member.isLive && member.kind === 'worker').length };
+}
+
+/** Throws NO_WORKERS, saying what to start, when nobody is there who could do the work that is to be waited for. */
+export async function requireRunners(context: ControlContext): Promise<void> {
+  const { hasSupervisor, workers } = await findRunners(context);
+  if (hasSupervisor && workers > 0) return;
+  const missing = [hasSupervisor ? undefined : 'supervisor (start: keyturn supervisor)', workers > 0 ? undefined : 'worker (start: keyturn worker)'].filter((part) => part !== undefined);
+  throw new KeyturnError('NO_WORKERS', `waiting needs a live ${missing.join(' and a live ')}; or let this command start them for its duration: --local 2`);
+}
+
+/** An unfinished run, or a finished one without a rest, toward the active key of the whole keyring: what a repeated command goes on with. */
+export async function findRunToResume(context: ControlContext, keyringName: string | undefined): Promise<Run | undefined> {
+  const keyring = await chooseKeyring(context.database, keyringName);
+  const active = keyring.keys.find((key) => key.state === 'active');
+  if (active === undefined) return undefined;
+  const run = await findRunToward(context.database, keyring.id, Number(active.id));
+  return run !== undefined && (!isFinished(run.state) || run.state === 'succeeded') ? run : undefined;
+}
+
+export async function showRun(context: ControlContext, id: number): Promise<RunReport> {
+  return report(context, await getRun(context.database, id));
+}
+
+export async function listRuns(context: ControlContext, limit: number): Promise<readonly RunReport[]> {
+  const reports: RunReport[] = [];
+  for (const run of await listRunRows(context.database, limit)) reports.push(await report(context, run));
+  return reports;
+}
+
+async function report(context: ControlContext, run: Run): Promise<RunReport> {
+  const { database } = context;
+  const totals = await sumRun(database, run);
+  const failures = await listFailures(database, run.id);
+  const targets = await targetsOfRun(database, run);
+  const keyring = await getKeyring(database, run.keyringName);
+  const key = keyring.keys.find((candidate) => candidate.id === run.targetKeyId);
+  const { outcome } = totals;
+  return {
+    run_id: run.id,
+    kind: run.kind,
+    state: run.state,
+    keyring: run.keyringName,
+    target_key_id: run.targetKeyId,
+    target_key: key === undefined ? String(run.targetKeyId) : keyTitle(keyring.name, key),
+    scope: run.scope ?? null,
+    targets: targets.map(targetTitle),
+    rows_examined: outcome.rowsExamined,
+    rows_updated: outcome.rowsUpdated,
+    rows_skipped_all_on_target: outcome.rowsSkipped,
+    rows_conflicted: outcome.rowsConflicted,
+    rows_failed: outcome.rowsFailed,
+    fields_examined: outcome.cellsExamined,
+    fields_reencrypted: outcome.cellsReencrypted,
+    fields_skipped_on_target: outcome.cellsCurrent,
+    fields_conflicted: outcome.cellsConflicted,
+    fields_failed: outcome.cellsFailed,
+    fields_settled: settledCells(outcome),
+    fields_stale: totals.staleCells,
+    failures: failures.map(({ target, column, cause, keyId, cells }) => ({ target, field: column, cause, key_id: keyId ?? null, cells })),
+    batches: await countBatches(database, run.id, run.pass),
+    slices: totals.slices,
+    round: run.round,
+    held_back_by: run.heldBackBy ?? null,
+    reason: run.reason ?? null,
+    requested_by: run.requestedBy,
+    pass_rows: totals.passRows,
+    pass_estimated_rows: totals.passEstimatedRows,
+    rows_per_second: await recentRate(context, run),
+    created_at: run.createdAt.toISOString(),
+    started_at: run.startedAt?.toISOString() ?? null,
+    verified_at: run.verifiedAt?.toISOString() ?? null,
+    finished_at: run.finishedAt?.toISOString() ?? null,
+  };
+}
+
+const rateWindowSeconds = 10;
+
+/** Rows per second that all workers together reached over the last ten seconds; null while nothing moves. */
+async function recentRate(context: ControlContext, run: Run): Promise<number | null> {
+  if (!isWorking(run.state)) return null;
+  const { rows } = await context.database.query(
+    `SELECT sum(l.rows_examined) / $3::float8 FROM keyturn.ledger l JOIN keyturn.batch b ON b.id = l.batch_id
+     WHERE b.run_id = $1 AND b.pass = $2 AND l.committed_at > clock_timestamp() - make_interval(secs => $3)`,
+    [run.id, run.pass, rateWindowSeconds],
+  );
+  const rate = rows[0]?.[0];
+  return typeof rate === 'number' ? Math.round(rate) : null;
+}
+
+const watchMs = 500;
+
+/** Reports every half second until the run is finished or paused; the last one is its end. */
+export async function* watchRun(context: ControlContext, id: number): AsyncGenerator<RunReport> {
+  for (;;) {
+    const current = await showRun(context, id);
+    yield current;
+    if (isFinished(current.state) || current.state === 'paused') return;
+    await new Promise((resolve) => setTimeout(resolve, watchMs));
+  }
+}
+
+export async function pauseRun(context: ControlContext, id: number, reason: string | undefined): Promise<RunReport> {
+  return request(context, id, 'pausing', reason ?? 'paused by an operator');
+}
+
+export async function cancelRun(context: ControlContext, id: number, reason: string | undefined): Promise<RunReport> {
+  return request(context, id, 'cancelling', reason ?? 'cancelled by an operator');
+}
+
+export async function resumeRun(context: ControlContext, id: number, reason: string | undefined): Promise<RunReport> {
+  const run = await getRun(context.database, id);
+  const to = run.resumeState ?? 'pending';
+  if (run.state !== 'paused' || !mayMoveRun(run.state, to)) {
+    throw new KeyturnError('RUN_STATE_REFUSED', `run ${id} is ${run.state}; only a paused run resumes`, { run: id, state: run.state });
+  }
+  // Batches that were handed back too often start counting anew: somebody has looked at them.
+  await context.database.transaction(async (client) => {
+    await client.query(`UPDATE keyturn.batch SET attempts = 0, not_before = '-infinity' WHERE run_id = $1 AND state = 'pending'`, [id]);
+    await moveRunIfState(client, run, { to, cause: reason });
+    await client.query('UPDATE keyturn.run SET held_back_by = NULL WHERE id = $1', [id]);
+  });
+  return showRun(context, id);
+}
+
+async function request(context: ControlContext, id: number, to: Extract<RunState, 'pausing' | 'cancelling'>, reason: string): Promise<RunReport> {
+  const run = await getRun(context.database, id);
+  await context.database.transaction((client) => moveRunIfState(client, run, { to, cause: reason }));
+  return showRun(context, id);
+}

@@ -1,0 +1,54 @@
+// The associated data of a value: what binds an envelope to its cell (I2) and authenticates its header and nonce (I1).
+// Profiles 0 (column) and 1 (row) of docs/format.md; this is the hot path, hence one buffer and plain copies.
+import { KeyturnError } from '../errors.js';
+import { labelBytes } from './label.js';
+import { uuidBytes } from './uuid.js';
+
+/** The fields a value is bound to: UUIDs of 16 bytes and, with profile 1, the encoded row key. */
+export interface BoundFields {
+  readonly tenant: Buffer;
+  readonly target: Buffer;
+  readonly column: Buffer;
+  readonly row: Buffer | undefined;
+}
+
+const label = labelBytes('aad');
+const columnProfile = 0;
+const rowProfile = 1;
+/** Two bytes of length before each field. */
+const lengthBytes = 2;
+const maxRowBytes = 65_535;
+
+/**
+ * `envelope` begins with header and nonce, together `boundBytes` long; they stand in the associated data in that order.
+ * Throws VALUE_INVALID where a field has the wrong length.
+ */
+export function encodeAssociatedData(envelope: Buffer, boundBytes: number, fields: BoundFields): Buffer {
+  const { tenant, target, column, row } = fields;
+  if (tenant.length !== uuidBytes || target.length !== uuidBytes || column.length !== uuidBytes) {
+    throw new KeyturnError('VALUE_INVALID', 'tenant, target and column of a cell must be UUIDs of 16 bytes each');
+  }
+  const rowLength = row === undefined ? 0 : lengthBytes + row.length;
+  if (rowLength > lengthBytes + maxRowBytes) {
+    throw new KeyturnError('VALUE_INVALID', `a row key may take ${maxRowBytes} bytes, got ${rowLength - lengthBytes}`);
+  }
+  const data = Buffer.allocUnsafe(
+    label.length + 1 + boundBytes + lengthBytes + 3 * (lengthBytes + uuidBytes) + rowLength,
+  );
+  data.set(label, 0);
+  data[label.length] = row === undefined ? columnProfile : rowProfile;
+  let at = label.length + 1;
+  at += envelope.copy(data, at, 0, boundBytes);
+  at = data.writeUInt16BE(row === undefined ? 3 : 4, at);
+  at = writeField(data, tenant, at);
+  at = writeField(data, target, at);
+  at = writeField(data, column, at);
+  if (row !== undefined) writeField(data, row, at);
+  return data;
+}
+
+function writeField(data: Buffer, field: Buffer, at: number): number {
+  const start = data.writeUInt16BE(field.length, at);
+  data.set(field, start);
+  return start + field.length;
+}

@@ -1,0 +1,141 @@
+// One step of a run: from what its batches and members say now to its next state. Called every tick by the supervisor
+// that leads; each step is one short transaction, so a supervisor killed anywhere leaves a run that the next one goes on
+// with.
+import { causeToPauseFor } from '../rotation/breaker.js';
+import { findLaggards } from '../rotation/convergence.js';
+import { dispatchWindow } from '../rotation/pace.js';
+import { maxRounds, type RunKind, type RunState } from '../rotation/run.js';
+import { cancelPending, countBatches, latestFailures, recallDispatched } from '../store/batches.js';
+import type { Database, Queryable } from '../store/database.js';
+import { stillLeads, type Leadership } from '../store/leadership.js';
+import { getKeyring } from '../store/keys.js';
+import { listMembers } from '../store/members.js';
+import { listFailures } from '../store/quarantine.js';
+import { listUnplanned, moveRunIfState, retargetRun, setHeldBack, sumRun, type Run, type RunMove } from '../store/runs.js';
+import { beginPass, planBatches } from './plan-run.js';
+
+export interface Supervision {
+  readonly database: Database;
+  readonly leadership: Leadership;
+}
+
+export async function advanceRun(supervision: Supervision, run: Run): Promise<void> {
+  switch (run.state) {
+    case 'pending':
+      return begin(supervision, run);
+    case 'running':
+    case 'verifying':
+      return proceed(supervision, run);
+    case 'pausing':
+      return settle(supervision, run, 'paused');
+    case 'cancelling':
+      return settle(supervision, run, 'cancelled');
+    default:
+      return;
+  }
+}
+
+/** Nothing moves before every live member writes with the target key: only then is a frozen bound complete. */
+async function begin(supervision: Supervision, run: Run): Promise<void> {
+  const { database } = supervision;
+  if (await followActiveKey(supervision, run)) return;
+  if (run.kind === 'reencrypt') {
+    const [laggard] = findLaggards(await listMembers(database), { keyringId: run.keyringId, writesWithKeyId: run.targetKeyId });
+    if (laggard !== undefined) return setHeldBack(database, run, `waiting for ${laggard.member}, which ${laggard.why}`);
+  }
+  await leading(supervision, async (client) => {
+    const pass = run.pass + 1;
+    if (await moveRunIfState(client, run, { to: run.kind === 'verify' ? 'verifying' : 'running', pass })) await beginPass(client, run, pass);
+  });
+}
+
+async function proceed(supervision: Supervision, run: Run): Promise<void> {
+  const { database, leadership } = supervision;
+  if (await followActiveKey(supervision, run)) return;
+  if (await tripped(supervision, run)) return;
+  const kind: RunKind = run.state === 'verifying' ? 'verify' : run.kind;
+  const batches = await countBatches(database, run.id, run.pass);
+  const workers = (await listMembers(database)).filter((member) => member.isLive && member.kind === 'worker').length;
+  await setHeldBack(database, run, workers === 0 ? 'no live worker; start one with: keyturn worker' : undefined);
+  const wanted = 2 * dispatchWindow(workers) - batches.pending;
+  if (wanted > 0) await planBatches(database, leadership, run, kind, wanted);
+  await leading(supervision, async (client) => {
+    const left = await countBatches(client, run.id, run.pass);
+    if (left.pending + left.dispatched + left.running > 0 || (await listUnplanned(client, run)).length > 0) return;
+    const move = await moveAfterPass(client, run);
+    if (await moveRunIfState(client, run, move)) {
+      if (move.to === 'verifying' && move.pass !== undefined) await beginPass(client, run, move.pass);
+    }
+  });
+}
+
+/** Every batch of the pass is done. */
+async function moveAfterPass(client: Queryable, run: Run): Promise<RunMove> {
+  if (run.state === 'running' && run.kind === 'reencrypt') return { to: 'verifying', pass: run.pass + 1 };
+  const failures = await listFailures(client, run.id);
+  const { staleCells } = await sumRun(client, run);
+  // The repair batches of the next round were written by the scan, as batches of the next pass.
+  if (staleCells > 0 && run.kind === 'reencrypt' && run.round < maxRounds) return { to: 'running', pass: run.pass + 1, round: run.round + 1, cause: `${staleCells} stale cells found` };
+  const isClean = failures.length === 0 && (staleCells === 0 || run.kind === 'dry_run');
+  return isClean ? { to: 'succeeded' } : { to: 'completed_with_failures', cause: describeRest(staleCells, failures) };
+}
+
+function describeRest(staleCells: number, failures: readonly { cause: string; cells: number }[]): string {
+  const failed = failures.map(({ cause, cells }) => `${cells} × ${cause}`).join(', ');
+  return [staleCells > 0 ? `${staleCells} stale cells` : '', failed].filter((part) => part !== '').join(', ');
+}
+
+/** A reencrypt run follows the keyring to its newest key; a scan that compares with another key is void. */
+async function followActiveKey(supervision: Supervision, run: Run): Promise<boolean> {
+  const keyring = await getKeyring(supervision.database, run.keyringName);
+  const active = keyring.keys.find((key) => key.state === 'active');
+  if (active === undefined || active.id === run.targetKeyId || typeof active.id !== 'number') return false;
+  const keyId = active.id;
+  return leading(supervision, async (client) => {
+    if (run.kind === 'reencrypt') await retargetRun(client, run, { keyId, generation: keyring.generation });
+    else await moveRunIfState(client, run, { to: 'failed', cause: `the active key changed to ${keyId}; start it again` });
+  });
+}
+
+/** A run that fails whole batches with one cause, or cannot get a batch done, pauses and asks. */
+async function tripped(supervision: Supervision, run: Run): Promise<boolean> {
+  const { database } = supervision;
+  const cause = causeToPauseFor(await latestFailures(database, run.id, run.pass, 3)) ?? (await stuckCause(database, run));
+  if (cause === undefined) return false;
+  const remedy = cause.startsWith('KEY_RETIRED') ? `; the key is needed: keyturn key restore ${cause.split(' ')[1] ?? ''}, then keyturn run resume ${run.id}` : `; mend it, then keyturn run resume ${run.id}`;
+  return leading(supervision, async (client) => {
+    await moveRunIfState(client, run, { to: 'pausing', cause: `${cause}${remedy}` });
+  });
+}
+
+const maxAttempts = 5;
+
+/** The cause of a batch that was handed back time after time; a retired key is enough at once. */
+async function stuckCause(database: Queryable, run: Run): Promise<string | undefined> {
+  const { rows } = await database.query(
+    `SELECT last_error FROM keyturn.batch WHERE run_id = $1 AND pass = $2 AND state = 'pending' AND last_error IS NOT NULL
+       AND (attempts >= $3 OR (attempts > 0 AND last_error LIKE 'KEY_RETIRED %')) LIMIT 1`,
+    [run.id, run.pass, maxAttempts],
+  );
+  return rows[0] === undefined ? undefined : String(rows[0][0]);
+}
+
+/** Takes back what is only queued; when no worker has a batch of the run in hand the request is settled. */
+async function settle(supervision: Supervision, run: Run, to: Extract<RunState, 'paused' | 'cancelled'>): Promise<void> {
+  await leading(supervision, async (client) => {
+    await recallDispatched(client, run.id);
+    const { running } = await countBatches(client, run.id, run.pass);
+    if (running > 0) return;
+    if (to === 'cancelled') await cancelPending(client, run.id);
+    await moveRunIfState(client, run, { to, cause: run.heldBackBy });
+  });
+}
+
+/** Runs `work` in a transaction that holds the leader's row; false when another supervisor leads by now. */
+async function leading(supervision: Supervision, work: (client: Queryable) => Promise<void>): Promise<boolean> {
+  return supervision.database.transaction(async (client) => {
+    if (!(await stillLeads(client, supervision.leadership))) return false;
+    await work(client);
+    return true;
+  });
+}

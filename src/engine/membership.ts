@@ -1,0 +1,163 @@
+// A member's keyrings and its report. Every 5 s it compares generations, reloads what changed and beats its heart; what
+// it holds is visible to the operator and decides convergence (I5).
+//
+// A member that cannot reach the control tables goes on reading with the keys it has. It may not encrypt with a snapshot
+// older than 30 s (monotonic clock): by the time the others have activated a new key, it has either seen it or fallen
+// silent, and 45 s after its last heartbeat nobody waits for it any more.
+import { hostname } from 'node:os';
+import { randomUUID } from 'node:crypto';
+import { algorithmNames } from '../crypto/algorithms.js';
+import { KeyturnError } from '../errors.js';
+import { formatNames } from '../formats/registry.js';
+import type { KeyStore } from '../keys/key-store.js';
+import type { Keyring } from '../keys/keyring.js';
+import { matchRoots, openKeyring, openKeyringOrRefuse, type KnownRoot } from '../keys/open-keyring.js';
+import type { RootKey } from '../keys/roots/root-key.js';
+import type { Database } from '../store/database.js';
+import { listRootRecords } from '../store/keys.js';
+import { beat, removeMember, type HeldKeyring, type MemberIdentity, type MemberKind } from '../store/members.js';
+import type { KeyringSource } from './services.js';
+
+const refreshMs = 5_000;
+const staleAfterMs = 30_000;
+const minRefreshGapMs = 1_000;
+
+export interface Membership extends KeyringSource {
+  readonly id: string;
+  readonly keyringNames: readonly string[];
+  /** Removes the member row; after it nothing runs. Safe twice. */
+  close(): Promise<void>;
+}
+
+export interface MembershipOptions {
+  readonly database: Database;
+  readonly store: KeyStore;
+  readonly kind: MemberKind;
+  readonly name: string;
+  readonly version: string;
+  /** Keyrings to hold; undefined for all, new ones included. */
+  readonly keyrings: readonly string[] | undefined;
+  /** Opens the root keys of a keyring; called once per keyring. */
+  readonly openRoots: (keyring: string) => Promise<readonly RootKey[]>;
+  /** A refresh or heartbeat failed, or a key could not be opened; the member goes on. */
+  readonly onTrouble: (error: unknown) => void;
+}
+
+interface Held {
+  keyring: Keyring;
+  readonly roots: readonly RootKey[];
+  /** Monotonic milliseconds: when the read behind the snapshot began. */
+  freshAtMs: number;
+  refreshing: Promise<Keyring> | undefined;
+  refreshedAtMs: number;
+}
+
+/** Opens every keyring, or throws (MASTER_KEY_MISMATCH, KEYRING_NOT_FOUND, …) before anything is written. */
+export async function startMembership(options: MembershipOptions): Promise<Membership> {
+  const { database, store } = options;
+  const held = new Map<string, Held>();
+  const identity: MemberIdentity = {
+    id: randomUUID(),
+    kind: options.kind,
+    name: options.name,
+    host: hostname(),
+    pid: process.pid,
+    version: options.version,
+    formats: formatNames,
+    algorithms: algorithmNames,
+  };
+
+  async function open(name: string): Promise<void> {
+    const readAtMs = performance.now();
+    const stored = await store.findKeyring(name);
+    if (stored === undefined) throw new KeyturnError('KEYRING_NOT_FOUND', `there is no keyring "${name}" in this database; run: keyturn init`, { keyring: name });
+    const roots = await options.openRoots(name);
+    const { keyring } = await openKeyringOrRefuse(stored, roots, await listRootRecords(database));
+    held.set(name, { keyring, roots, freshAtMs: readAtMs, refreshing: undefined, refreshedAtMs: readAtMs });
+  }
+
+  function get(name: string): Held {
+    const found = held.get(name);
+    if (found !== undefined) return found;
+    throw new KeyturnError('KEYRING_NOT_FOUND', `this process does not hold keyring "${name}"; it holds: ${[...held.keys()].join(', ') || 'none'}`, { keyring: name });
+  }
+
+  async function reload(name: string, entry: Held): Promise<Keyring> {
+    const readAtMs = performance.now();
+    const stored = await store.findKeyring(name);
+    if (stored === undefined) return entry.keyring;
+    const known: readonly KnownRoot[] = await listRootRecords(database);
+    const earlier = new Map(entry.keyring.held.map((key) => [key.id, key]));
+    entry.keyring = await openKeyring(stored, matchRoots(entry.roots, known), earlier);
+    entry.freshAtMs = readAtMs;
+    entry.refreshedAtMs = performance.now();
+    return entry.keyring;
+  }
+
+  function refresh(name: string): Promise<Keyring> {
+    const entry = get(name);
+    if (entry.refreshing !== undefined) return entry.refreshing;
+    if (performance.now() - entry.refreshedAtMs < minRefreshGapMs) return Promise.resolve(entry.keyring);
+    entry.refreshing = reload(name, entry).finally(() => {
+      entry.refreshing = undefined;
+    });
+    return entry.refreshing;
+  }
+
+  async function cycle(): Promise<void> {
+    const readAtMs = performance.now();
+    const generations = await store.generations();
+    for (const [name, generation] of generations) {
+      const entry = held.get(name);
+      if (entry === undefined) {
+        if (options.keyrings === undefined) await open(name);
+      } else if (entry.keyring.generation === generation) {
+        entry.freshAtMs = Math.max(entry.freshAtMs, readAtMs);
+      } else {
+        await reload(name, entry);
+      }
+    }
+    await beat(database, identity, [...held.values()].map(({ keyring }) => reportOf(keyring)));
+  }
+
+  for (const name of options.keyrings ?? (await store.generations()).keys()) await open(name);
+  await cycle();
+
+  let isClosed = false;
+  let running: Promise<void> = Promise.resolve();
+  const timer = setInterval(() => {
+    running = running.then(cycle).catch(options.onTrouble);
+  }, refreshMs);
+  timer.unref();
+
+  return {
+    id: identity.id,
+    get keyringNames() {
+      return [...held.keys()];
+    },
+    current: (name) => get(name).keyring,
+    forWriting(name) {
+      const entry = get(name);
+      const ageMs = performance.now() - entry.freshAtMs;
+      if (ageMs <= staleAfterMs) return entry.keyring;
+      throw new KeyturnError('KEYRING_STALE', `the snapshot of keyring ${name} is ${Math.round(ageMs / 1000)} s old, over ${staleAfterMs / 1000} s; encrypting stops until the control tables answer again`, { keyring: name });
+    },
+    refresh,
+    async close() {
+      if (isClosed) return;
+      isClosed = true;
+      clearInterval(timer);
+      await running;
+      await removeMember(database, identity.id).catch(options.onTrouble);
+    },
+  };
+}
+
+function reportOf(keyring: Keyring): HeldKeyring {
+  return {
+    keyringId: keyring.id,
+    generation: keyring.generation,
+    writeKeyId: typeof keyring.active?.id === 'number' ? keyring.active.id : undefined,
+    heldKeyIds: keyring.held.flatMap((key) => (typeof key.id === 'number' ? [key.id] : [])),
+  };
+}

@@ -1,0 +1,35 @@
+// What the engine's functions are given: databases, the keyrings of this member, and the points where tests may stop it.
+import type { Keyring } from '../keys/keyring.js';
+import type { Database } from '../store/database.js';
+
+/** Named points inside a batch; a crash test ends the process when one is reached. */
+export type BatchPoint = 'batch.after_read' | 'batch.before_update' | 'batch.before_commit' | 'batch.after_commit' | 'batch.before_ack';
+
+export type ReachPoint = (point: BatchPoint) => Promise<void>;
+
+export const passPoint: ReachPoint = async () => undefined;
+
+/** The keyrings a member holds. */
+export interface KeyringSource {
+  /** Throws KEYRING_NOT_FOUND. */
+  current(name: string): Keyring;
+  /** The snapshot, if it is young enough to encrypt with; throws KEYRING_STALE. */
+  forWriting(name: string): Keyring;
+  /** Reads the keyring anew; at most once a second, concurrent calls share one read. */
+  refresh(name: string): Promise<Keyring>;
+}
+
+export interface BatchServices {
+  readonly database: Database;
+  readonly keyrings: KeyringSource;
+  readonly memberId: string;
+  readonly reachPoint: ReachPoint;
+}
+
+/** How a worker's visit to a batch ended. Only `done` settles the batch; the ledger knows the rest. */
+export type BatchEnd =
+  | { readonly end: 'done' }
+  /** The lease was lost: another worker has the batch, nothing of the last slice was written. */
+  | { readonly end: 'lost' }
+  | { readonly end: 'released'; readonly cause: string }
+  | { readonly end: 'stopped' };

@@ -1,0 +1,127 @@
+// The supervisor: one leader at a time advances every run, keeps a small window of batches in the queue and mends what got
+// lost. It holds no state of its own: kill it anywhere and the next tick of another one goes on.
+//
+// Who is right: PostgreSQL. A batch is marked dispatched, under a new generation, before its job is sent; a job that never
+// arrives is found by asking the queue about batches that nobody claims, and sent again under the next generation, so a
+// late first job finds the wrong generation and is dropped. A wiped queue shows by its missing marker.
+import { randomUUID } from 'node:crypto';
+import { isKeyturnError } from '../errors.js';
+import type { BatchQueue } from '../queue/jobs.js';
+import { dispatchWindow } from '../rotation/pace.js';
+import { countOut, dispatchDue, expireLeases, listUnclaimed, returnIfStillDispatched, type DispatchedBatch } from '../store/batches.js';
+import type { Database } from '../store/database.js';
+import { giveUpLeadership, holdLeadership, stillLeads, type Leadership } from '../store/leadership.js';
+import { listMembers, removeForgottenMembers } from '../store/members.js';
+import { listUnfinishedRuns } from '../store/runs.js';
+import { advanceRun } from './advance-run.js';
+
+const tickMs = 500;
+const reconcileMs = 5_000;
+/** A dispatched batch that nobody took for so long is asked about. */
+const unclaimedSeconds = 5;
+
+export interface SupervisorOptions {
+  readonly database: Database;
+  readonly queue: BatchQueue;
+  /** Kept in the queue; its absence there means the queue was wiped. */
+  readonly marker: string;
+  readonly onTrouble: (error: unknown) => void;
+  readonly onEvent: (event: string, details: Readonly<Record<string, number | string>>) => void;
+}
+
+export interface Supervisor {
+  /** Gives up the lead after the tick in hand. Safe twice. */
+  stop(): Promise<void>;
+}
+
+export function startSupervisor(options: SupervisorOptions): Supervisor {
+  const { database, queue } = options;
+  const holder = randomUUID();
+  let leadership: Leadership | undefined;
+  let reconciledAtMs = -Infinity;
+  /** Batches the queue did not know on the last reconciliation; returned when it still does not. */
+  let suspects = new Set<string>();
+
+  async function tick(): Promise<void> {
+    const before = leadership?.fencingToken;
+    leadership = await holdLeadership(database, holder);
+    if (leadership === undefined) return;
+    if (leadership.fencingToken !== before) options.onEvent('supervisor leads', { fencingToken: leadership.fencingToken });
+    for (const run of await listUnfinishedRuns(database)) await advanceRun({ database, leadership }, run);
+    for (const batch of await whileLeading(leadership, expireLeases)) options.onEvent('lease expired', { batch });
+    await dispatch(leadership);
+    if (performance.now() - reconciledAtMs >= reconcileMs) {
+      reconciledAtMs = performance.now();
+      await reconcile(leadership);
+    }
+  }
+
+  async function dispatch(lead: Leadership): Promise<void> {
+    const workers = (await listMembers(database)).filter((member) => member.isLive && member.kind === 'worker').length;
+    const free = dispatchWindow(workers) - (await countOut(database));
+    if (free <= 0) return;
+    const batches = await whileLeading(lead, (client) => dispatchDue(client, free));
+    if (batches.length > 0) await queue.send(batches.map(jobOf));
+  }
+
+  /** What the queue lost goes back to pending, after it was missing twice in a row. */
+  async function reconcile(lead: Leadership): Promise<void> {
+    const isWiped = (await queue.findMarker()) !== options.marker;
+    if (isWiped) {
+      await queue.placeMarker(options.marker);
+      options.onEvent('queue marker placed', {});
+    }
+    const missing = new Set<string>();
+    for (const batch of await listUnclaimed(database, unclaimedSeconds)) {
+      const name = `${batch.id}-${batch.generation}`;
+      if (await queue.isOutstanding(jobOf(batch))) continue;
+      if (!isWiped && !suspects.has(name)) {
+        missing.add(name);
+        continue;
+      }
+      const returned = await whileLeading(lead, async (client) => ((await returnIfStillDispatched(client, batch)) ? [batch] : []));
+      if (returned.length > 0) options.onEvent('lost job found', { batch: batch.id });
+    }
+    suspects = missing;
+    await removeForgottenMembers(database);
+  }
+
+  async function whileLeading<T>(lead: Leadership, work: (client: Parameters<typeof stillLeads>[0]) => Promise<readonly T[]>): Promise<readonly T[]> {
+    return database.transaction(async (client) => ((await stillLeads(client, lead)) ? work(client) : []));
+  }
+
+  let isStopped = false;
+  let wake: () => void = () => undefined;
+  const loop = (async () => {
+    while (!isStopped) {
+      const startedAtMs = performance.now();
+      try {
+        await tick();
+      } catch (error) {
+        options.onTrouble(error);
+        // A queue that is away must not keep runs and leases from being looked after; the next tick tries it again.
+        if (!isKeyturnError(error)) throw error;
+      }
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+        setTimeout(resolve, Math.max(50, tickMs - (performance.now() - startedAtMs)));
+      });
+    }
+  })();
+
+  return {
+    async stop() {
+      isStopped = true;
+      wake();
+      await loop;
+      if (leadership === undefined) return;
+      const held = leadership;
+      leadership = undefined;
+      await giveUpLeadership(database, held).catch(options.onTrouble);
+    },
+  };
+}
+
+function jobOf(batch: DispatchedBatch): { batchId: number; generation: number } {
+  return { batchId: batch.id, generation: batch.generation };
+}

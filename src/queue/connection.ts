@@ -1,0 +1,118 @@
+// The two queue backends behind one pair of constructors: BullMQ over Redis when a Redis URL is given, over PostgreSQL
+// when not. Nothing outside this folder imports bullmq or ioredis.
+import { Queue, withBackend, Worker, createPostgresBackend, type Processor } from 'bullmq';
+import { Redis } from 'ioredis';
+import type { Secret } from '../crypto/secret.js';
+import { KeyturnError } from '../errors.js';
+
+export type QueueBackend = 'redis' | 'postgres';
+
+/** Which queue a process talks to. Two processes must agree on all of it. */
+export interface QueueAddress {
+  readonly backend: QueueBackend;
+  readonly url: Secret;
+  /** Redis: BullMQ's key prefix, with a hash tag for Redis Cluster. PostgreSQL: the schema. */
+  readonly prefix: string;
+}
+
+export const postgresQueueSchema = 'bullmq';
+
+/** What a job carries: ids, never keys, values or primary keys (I7). */
+export interface BatchJob {
+  readonly batchId: number;
+  readonly generation: number;
+}
+
+export function queueAddressOf(urls: { redisUrl: Secret | undefined; databaseDirectUrl: Secret }, cluster: string): QueueAddress {
+  return urls.redisUrl === undefined
+    ? { backend: 'postgres', url: urls.databaseDirectUrl, prefix: postgresQueueSchema }
+    : { backend: 'redis', url: urls.redisUrl, prefix: `{keyturn-${cluster.slice(0, 8)}}` };
+}
+
+export interface OpenQueue {
+  readonly queue: Queue;
+  close(): Promise<void>;
+}
+
+/** Connection errors repeat while a server is away; the caller's tick reports them, so none ends the process here. */
+const ignore = (): void => undefined;
+
+const withPostgres = withBackend(createPostgresBackend);
+
+/** A producer's end; commands fail instead of waiting for a server that is away. */
+export function openQueue(address: QueueAddress, name: string): OpenQueue {
+  if (address.backend === 'postgres') {
+    const queue = new withPostgres.Queue(name, { connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix } });
+    queue.on('error', ignore);
+    // The class differs from the Redis one only in its backend type parameter.
+    return { queue: queue as unknown as Queue, close: () => queue.close() };
+  }
+  const connection = new Redis(address.url.expose(), { maxRetriesPerRequest: 1, enableOfflineQueue: true, connectTimeout: 5_000 });
+  connection.on('error', ignore);
+  const queue = new Queue(name, { connection, prefix: address.prefix });
+  queue.on('error', ignore);
+  return {
+    queue,
+    async close() {
+      await queue.close();
+      connection.disconnect();
+    },
+  };
+}
+
+/** Settings both backends share: the ledger owns retries, so a job is tried once and a lost one is sent again. */
+const workerSettings = {
+  concurrency: 1,
+  maxStalledCount: 25,
+  stalledInterval: 15_000,
+  lockDuration: 30_000,
+  drainDelay: 2,
+  removeOnComplete: { age: 3_600, count: 1_000 },
+  removeOnFail: { age: 604_800, count: 5_000 },
+} as const;
+
+export interface OpenWorker {
+  readonly worker: Worker;
+  close(): Promise<void>;
+}
+
+export function openWorker(address: QueueAddress, name: string, processor: Processor<BatchJob>): OpenWorker {
+  // BullMQ hands the abort signal only to processors that declare three plain parameters.
+  if (processor.length < 3) throw new Error('a processor must declare (job, token, signal)');
+  if (address.backend === 'postgres') {
+    const worker = new withPostgres.Worker<BatchJob>(name, processor, { ...workerSettings, connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix } });
+    return { worker: worker as unknown as Worker, close: () => worker.close() };
+  }
+  const connection = new Redis(address.url.expose(), { maxRetriesPerRequest: null, connectTimeout: 5_000 });
+  connection.on('error', ignore);
+  const worker = new Worker<BatchJob>(name, processor, { ...workerSettings, connection, prefix: address.prefix });
+  return {
+    worker: worker as unknown as Worker,
+    async close() {
+      await worker.close();
+      connection.disconnect();
+    },
+  };
+}
+
+/** Redis must not evict jobs; undefined for PostgreSQL. Throws QUEUE_UNAVAILABLE. */
+export async function readEvictionPolicy(address: QueueAddress): Promise<string | undefined> {
+  if (address.backend === 'postgres') return undefined;
+  const connection = new Redis(address.url.expose(), { maxRetriesPerRequest: 1, connectTimeout: 5_000, lazyConnect: true });
+  connection.on('error', ignore);
+  try {
+    await connection.connect();
+    const reply = await connection.config('GET', 'maxmemory-policy');
+    return Array.isArray(reply) ? String(reply[1]) : undefined;
+  } catch (error) {
+    throw queueUnavailable(error);
+  } finally {
+    connection.disconnect();
+  }
+}
+
+/** Rebuilt without the driver's text, which may hold the URL. */
+export function queueUnavailable(error: unknown): KeyturnError {
+  const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'no answer';
+  return new KeyturnError('QUEUE_UNAVAILABLE', `no connection to the queue (${code}); check REDIS_URL, or DATABASE_DIRECT_URL when the queue is in PostgreSQL`, { cause: code });
+}

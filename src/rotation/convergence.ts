@@ -1,0 +1,61 @@
+// Who holds a rotation back: the live members that cannot do yet what the next step needs of all of them (I5).
+
+export interface ReportingMember {
+  readonly name: string;
+  readonly kind: string;
+  readonly host: string;
+  readonly pid: number;
+  readonly isLive: boolean;
+  readonly formats: readonly string[];
+  readonly algorithms: readonly string[];
+  readonly keyrings: readonly {
+    readonly keyringId: string;
+    readonly generation: number;
+    readonly writeKeyId: number | undefined;
+    readonly heldKeyIds: readonly number[];
+  }[];
+}
+
+/** What every live member of the keyring must report. */
+export interface Requirement {
+  readonly keyringId: string;
+  /** Can decrypt with this key. */
+  readonly holdsKeyId?: number;
+  /** Encrypts with this key. */
+  readonly writesWithKeyId?: number;
+  /** Reads this algorithm and these formats. */
+  readonly algorithm?: string;
+  readonly formats?: readonly string[];
+  /** Names that must be among the live members. */
+  readonly expectedMembers?: readonly string[];
+}
+
+export interface Laggard {
+  readonly member: string;
+  readonly why: string;
+}
+
+export function findLaggards(members: readonly ReportingMember[], requirement: Requirement): readonly Laggard[] {
+  const live = members.filter((member) => member.isLive && member.keyrings.some((held) => held.keyringId === requirement.keyringId));
+  const behind = live.flatMap((member) => {
+    const why = whyBehind(member, requirement);
+    return why === undefined ? [] : [{ member: memberTitle(member), why }];
+  });
+  const names = new Set(live.map((member) => member.name));
+  const absent = (requirement.expectedMembers ?? []).filter((name) => !names.has(name)).map((name) => ({ member: name, why: 'is expected and not live' }));
+  return [...behind, ...absent];
+}
+
+function whyBehind(member: ReportingMember, requirement: Requirement): string | undefined {
+  const held = member.keyrings.find((keyring) => keyring.keyringId === requirement.keyringId);
+  const format = requirement.formats?.find((name) => !member.formats.includes(name));
+  if (format !== undefined) return `does not read format ${format}`;
+  if (requirement.algorithm !== undefined && !member.algorithms.includes(requirement.algorithm)) return `does not read ${requirement.algorithm}`;
+  if (requirement.holdsKeyId !== undefined && held?.heldKeyIds.includes(requirement.holdsKeyId) !== true) return `does not hold key ${requirement.holdsKeyId}`;
+  if (requirement.writesWithKeyId !== undefined && held?.writeKeyId !== requirement.writesWithKeyId) return `writes with key ${held?.writeKeyId ?? 'none'}`;
+  return undefined;
+}
+
+export function memberTitle(member: Pick<ReportingMember, 'name' | 'kind' | 'host' | 'pid'>): string {
+  return `${member.kind} ${member.name} (pid ${member.pid} on ${member.host})`;
+}

@@ -1,0 +1,55 @@
+// How much to do at once: rows per slice from measured write time, rows per batch from measured throughput, batches in the
+// queue from the number of workers. Pure rules; the numbers are the design's.
+
+export interface SlicePace {
+  readonly rows: number;
+  /** Decayed sums behind the estimate. */
+  readonly weightedRows: number;
+  readonly weightedSeconds: number;
+}
+
+const targetWriteSeconds = 0.2;
+const decay = 0.75;
+const minSliceRows = 20;
+const maxSliceRows = 5_000;
+
+export const initialSlicePace: SlicePace = { rows: 200, weightedRows: 0, weightedSeconds: 0 };
+
+/** After a slice of `rows` whose write transaction took `writeSeconds`. Grows by at most a fifth, shrinks by at most half. */
+export function paceAfterWrite(pace: SlicePace, rows: number, writeSeconds: number): SlicePace {
+  const weightedRows = decay * pace.weightedRows + rows;
+  const weightedSeconds = decay * pace.weightedSeconds + writeSeconds;
+  const wanted = (weightedRows / Math.max(weightedSeconds, 1e-6)) * targetWriteSeconds;
+  const next = Math.min(Math.max(wanted, pace.rows * 0.5), pace.rows * 1.2);
+  return { rows: clamp(Math.round(next), minSliceRows, maxSliceRows), weightedRows, weightedSeconds };
+}
+
+/** After a statement timeout, lock timeout or deadlock. */
+export function paceAfterTimeout(pace: SlicePace): SlicePace {
+  return { ...pace, rows: Math.max(minSliceRows, Math.floor(pace.rows / 2)) };
+}
+
+const initialBatchRows = 4_000;
+const targetBatchSeconds = 5;
+
+/** Rows of the next batch, from the rows per second that finished batches of this run reached. */
+export function batchRows(rowsPerSecond: number | undefined): number {
+  return rowsPerSecond === undefined ? initialBatchRows : clamp(Math.round(rowsPerSecond * targetBatchSeconds), 1_000, 50_000);
+}
+
+/** Batches handed out and not finished, for this many live workers. */
+export function dispatchWindow(liveWorkers: number): number {
+  return clamp(2 * liveWorkers, 4, 200);
+}
+
+/** Wait before a follow-up visits conflicted cells again: full jitter below 250 ms × 2^depth, at most 30 s. */
+export function followUpDelayMs(depth: number, random: number): number {
+  return Math.round(random * Math.min(30_000, 250 * 2 ** depth));
+}
+
+/** A cell that lost this many races in a row is quarantined instead of visited again. */
+export const maxFollowUps = 20;
+
+function clamp(value: number, low: number, high: number): number {
+  return Math.min(Math.max(value, low), high);
+}

@@ -1,0 +1,201 @@
+// Reads and rewrites the cells of one target, set-based: a slice is one SELECT by primary-key range, one ordered lock and
+// one UPDATE joined with arrays. Every write is conditional on the envelope that was read (I3). Keys travel as text and
+// are cast in SQL; nothing here decides what is written.
+import type { Stored } from '../formats/format.js';
+import type { RowKey, Target, TargetColumn } from '../rotation/target.js';
+import { quoteIdentifier, quoteLiteral, type Queryable, type Row } from './database.js';
+import { packArray } from './packed-array.js';
+
+/** One row as read: its key, its tenant as text, and per encrypted column the stored value or null (no cell). */
+export interface CellRow {
+  readonly key: RowKey;
+  readonly scope: string | null;
+  readonly values: readonly (Stored | null)[];
+}
+
+/** What to write to one row: per encrypted column the envelope that was read and its replacement, or null for neither. */
+export interface Replacement {
+  readonly key: RowKey;
+  readonly cells: readonly ({ readonly read: Stored; readonly replacement: Stored } | null)[];
+}
+
+export interface KeyRange {
+  /** Exclusive; undefined from the first key on. */
+  readonly after: RowKey | undefined;
+  /** Inclusive; undefined to the last. */
+  readonly upto: RowKey | undefined;
+}
+
+export interface CellStore {
+  readRange(client: Queryable, range: KeyRange, limit: number, scope: string | undefined): Promise<readonly CellRow[]>;
+  readRows(client: Queryable, keys: readonly RowKey[]): Promise<readonly CellRow[]>;
+  /** Locks rows in key order without waiting; answers which positions of `keys` were locked. */
+  lockUnlessBusy(client: Queryable, keys: readonly RowKey[]): Promise<ReadonlySet<number>>;
+  /** Answers which positions were rewritten; a row whose cell changed since it was read is left as it is. */
+  replaceIfUnchanged(client: Queryable, replacements: readonly Replacement[]): Promise<ReadonlySet<number>>;
+  /** The last key of the next `rows` rows of the range; undefined when the range is empty. */
+  lastKeyOfNext(client: Queryable, range: KeyRange, rows: number, scope: string | undefined): Promise<RowKey | undefined>;
+  /** The highest key now; undefined for an empty table. */
+  highestKey(client: Queryable): Promise<RowKey | undefined>;
+  /** The planner's estimate, which knows the size of a table that was never analysed. */
+  estimateRows(client: Queryable, scope: string | undefined): Promise<number>;
+  /** Per column, cells and cells for which `predicate(column)` does not hold; over a range. */
+  countNot(client: Queryable, range: KeyRange, scope: string | undefined, predicate: (expression: string, column: TargetColumn) => string): Promise<{ rows: number; cells: number; others: number }>;
+  /** SQL text of `readRange`, for plan tests. */
+  readonly rangeStatement: (range: KeyRange, scope: string | undefined) => string;
+}
+
+/**
+ * Nested loops over the primary key are the only good plan for a slice, at any table size and with any statistics; the
+ * planner would scan a small or never analysed table instead. Ends with the transaction.
+ */
+export const sliceSettings = 'SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL row_security = off; SET LOCAL jit = off';
+
+export function createCellStore(target: Target): CellStore {
+  const table = `${quoteIdentifier(target.schema)}.${quoteIdentifier(target.table)}`;
+  const keyNames = target.key.map((column) => `t.${quoteIdentifier(column.name)}`);
+  const keyTexts = keyNames.map((name) => `${name}::text`).join(', ');
+  const keyOrder = keyNames.join(', ');
+  const keyCount = target.key.length;
+  const scopeText = target.scope === undefined ? 'NULL' : `t.${quoteIdentifier(target.scope.name)}::text`;
+  const cellExpressions = target.columns.map((column) => cellExpression(column));
+  const rowSelect = `SELECT ${keyTexts}, ${scopeText}, ${cellExpressions.join(', ')}`;
+
+  /** WHERE of a range; parameters are the key parts of `after`, then of `upto`, then the scope. */
+  function where(range: KeyRange, scope: string | undefined): { sql: string; parameters: unknown[] } {
+    const parameters: unknown[] = [];
+    const conditions: string[] = [];
+    const bind = (key: RowKey): string => target.key.map((column, part) => `$${parameters.push(key[part])}::${column.type}`).join(', ');
+    const left = keyCount === 1 ? keyOrder : `(${keyOrder})`;
+    const row = (values: string): string => (keyCount === 1 ? values : `(${values})`);
+    if (range.after !== undefined) conditions.push(`${left} > ${row(bind(range.after))}`);
+    if (range.upto !== undefined) conditions.push(`${left} <= ${row(bind(range.upto))}`);
+    if (scope !== undefined && target.scope !== undefined) conditions.push(`t.${quoteIdentifier(target.scope.name)} = $${parameters.push(scope)}::${target.scope.type}`);
+    return { sql: conditions.length === 0 ? '' : ` WHERE ${conditions.join(' AND ')}`, parameters };
+  }
+
+  function rangeStatement(range: KeyRange, scope: string | undefined): string {
+    return `${rowSelect} FROM ${table} t${where(range, scope).sql} ORDER BY ${keyOrder}`;
+  }
+
+  function rowOf(row: Row): CellRow {
+    return {
+      key: row.slice(0, keyCount) as string[],
+      scope: row[keyCount] as string | null,
+      values: row.slice(keyCount + 1) as (Stored | null)[],
+    };
+  }
+
+  /** `unnest` of the key arrays, one parameter per key column, with the position as `i`. */
+  function keysJoin(alias: string): string {
+    const arrays = target.key.map((column, part) => `$${part + 1}::text[]::${column.type}[]`).join(', ');
+    const names = target.key.map((_, part) => `k${part}`).join(', ');
+    return `unnest(${arrays}) WITH ORDINALITY AS ${alias}(${names}, i)`;
+  }
+
+  const joinOnKey = keyNames.map((name, part) => `${name} = u.k${part}`).join(' AND ');
+
+  function keyArrays(keys: readonly RowKey[]): Buffer[] {
+    return target.key.map((_, part) => packArray('text', keys.map((key) => key[part] ?? null)));
+  }
+
+  return {
+    rangeStatement,
+    async readRange(client, range, limit, scope) {
+      const { parameters } = where(range, scope);
+      const { rows } = await client.query(`${rangeStatement(range, scope)} LIMIT ${limit}`, parameters);
+      return rows.map(rowOf);
+    },
+    async readRows(client, keys) {
+      const { rows } = await client.query(`${rowSelect} FROM ${keysJoin('u')} JOIN ${table} t ON ${joinOnKey} ORDER BY u.i`, keyArrays(keys));
+      return rows.map(rowOf);
+    },
+    async lockUnlessBusy(client, keys) {
+      const { rows } = await client.query(
+        `SELECT u.i::int FROM ${keysJoin('u')} JOIN ${table} t ON ${joinOnKey} ORDER BY ${keyOrder} FOR NO KEY UPDATE OF t SKIP LOCKED`,
+        keyArrays(keys),
+      );
+      return positionsOf(rows);
+    },
+    async replaceIfUnchanged(client, replacements) {
+      const touched = target.columns.map((column, at) => ({ column, at })).filter(({ at }) => replacements.some((row) => row.cells[at] !== null));
+      const arrays = touched.flatMap(({ column, at }) => {
+        const element = column.sqlType === 'bytea' ? 'bytea' : 'text';
+        return [packArray(element, replacements.map((row) => row.cells[at]?.read ?? null)), packArray(element, replacements.map((row) => row.cells[at]?.replacement ?? null))];
+      });
+      const unnested = [
+        ...target.key.map((column, part) => `$${part + 1}::text[]::${column.type}[]`),
+        ...touched.flatMap(({ column }, position) => {
+          const type = column.sqlType === 'bytea' ? 'bytea[]' : 'text[]';
+          return [`$${keyCount + 2 * position + 1}::${type}`, `$${keyCount + 2 * position + 2}::${type}`];
+        }),
+      ].join(', ');
+      const names = [...target.key.map((_, part) => `k${part}`), ...touched.flatMap(({ at }) => [`o${at}`, `n${at}`]), 'i'].join(', ');
+      const conditions = touched.map(({ at }) => `(u.n${at} IS NULL OR ${cellExpressions[at]} = u.o${at})`).join(' AND ');
+      const { rows } = await client.query(
+        `UPDATE ${table} t SET ${assignments(touched)} FROM unnest(${unnested}) WITH ORDINALITY AS u(${names})
+         WHERE ${joinOnKey} AND ${conditions} RETURNING u.i::int`,
+        [...keyArrays(replacements.map((row) => row.key)), ...arrays],
+      );
+      return positionsOf(rows);
+    },
+    async lastKeyOfNext(client, range, rows, scope) {
+      const { sql, parameters } = where(range, scope);
+      const inner = `SELECT ${keyNames.map((name, part) => `${name} AS k${part}`).join(', ')} FROM ${table} t${sql} ORDER BY ${keyOrder} LIMIT ${rows}`;
+      const parts = target.key.map((_, part) => `k${part}`);
+      const { rows: found } = await client.query(
+        `SELECT ${parts.map((part) => `${part}::text`).join(', ')} FROM (${inner}) s ORDER BY ${parts.map((part) => `s.${part} DESC`).join(', ')} LIMIT 1`,
+        parameters,
+      );
+      return found[0] as RowKey | undefined;
+    },
+    async highestKey(client) {
+      const { rows } = await client.query(`SELECT ${keyTexts} FROM ${table} t ORDER BY ${keyNames.map((name) => `${name} DESC`).join(', ')} LIMIT 1`);
+      return rows[0] as RowKey | undefined;
+    },
+    async estimateRows(client, scope) {
+      const { sql, parameters } = where({ after: undefined, upto: undefined }, scope);
+      const { rows } = await client.query(`EXPLAIN (FORMAT JSON) SELECT 1 FROM ${table} t${sql}`, parameters);
+      const [explained] = (rows[0]?.[0] ?? []) as { Plan?: { 'Plan Rows'?: number } }[];
+      return explained?.Plan?.['Plan Rows'] ?? 0;
+    },
+    async countNot(client, range, scope, predicate) {
+      const { sql, parameters } = where(range, scope);
+      const cells = cellExpressions.map((expression) => `count(${expression})`).join(' + ');
+      const others = target.columns.map((column, at) => `count(*) FILTER (WHERE ${cellExpressions[at]} IS NOT NULL AND (${predicate(cellExpressions[at] ?? '', column)}) IS NOT TRUE)`).join(' + ');
+      const { rows } = await client.query(`SELECT count(*), ${cells}, ${others} FROM ${table} t${sql}`, parameters);
+      const [rowCount, cellCount, otherCount] = rows[0] ?? [];
+      return { rows: Number(rowCount), cells: Number(cellCount), others: Number(otherCount) };
+    },
+  };
+}
+
+function positionsOf(rows: readonly Row[]): ReadonlySet<number> {
+  return new Set(rows.map((row) => Number(row[0]) - 1));
+}
+
+/** The SQL expression of one cell of row `t`. A JSON null is no cell, like NULL. */
+export function cellExpression(column: Pick<TargetColumn, 'columnName' | 'path'>, alias = 't'): string {
+  const name = `${alias}.${quoteIdentifier(column.columnName)}`;
+  return column.path === undefined ? name : `(${name} #>> ${pathLiteral(column.path)})`;
+}
+
+export function pathLiteral(path: readonly string[]): string {
+  return `ARRAY[${path.map(quoteLiteral).join(', ')}]::text[]`;
+}
+
+/** SET list: whole columns get the new value or stay; all paths of one jsonb column nest into one expression. */
+function assignments(touched: readonly { readonly column: TargetColumn; readonly at: number }[]): string {
+  const byColumn = new Map<string, string>();
+  for (const { column, at } of touched) {
+    const name = quoteIdentifier(column.columnName);
+    const before = byColumn.get(name) ?? `t.${name}`;
+    byColumn.set(
+      name,
+      column.path === undefined
+        ? `coalesce(u.n${at}, t.${name})`
+        : `CASE WHEN u.n${at} IS NULL THEN ${before} ELSE jsonb_set(${before}, ${pathLiteral(column.path)}, to_jsonb(u.n${at})) END`,
+    );
+  }
+  return [...byColumn].map(([name, expression]) => `${name} = ${expression}`).join(', ');
+}

@@ -1,0 +1,118 @@
+// Counts by envelope header, without any key: how many cells of each column name which key, and where envelopes lie in
+// columns that nobody registered. Reads whole tables, one statement per table.
+import type { Format, Storage, Stored, ValueKeyName } from '../formats/format.js';
+import type { KeyId } from '../crypto/value-key.js';
+import type { Target, TargetColumn } from '../rotation/target.js';
+import { targetTitle } from '../rotation/target.js';
+import type { ApplicationColumn } from './catalog.js';
+import { cellExpression, pathLiteral } from './cells.js';
+import { quoteIdentifier, type Queryable } from './database.js';
+
+export type FormatOf = (target: Target, column: TargetColumn) => Format;
+
+export interface KeyCount {
+  readonly target: string;
+  readonly column: string;
+  /** Undefined for values that are no envelope of the column's format. */
+  readonly keyId: KeyId | undefined;
+  readonly cells: number;
+}
+
+/** Per column and key, the number of cells. */
+export async function countByKey(database: Queryable, target: Target, formatOf: FormatOf): Promise<readonly KeyCount[]> {
+  const counts: KeyCount[] = [];
+  for (const column of target.columns) {
+    const format = formatOf(target, column);
+    const cell = cellExpression(column);
+    const { rows } = await database.query(
+      `SELECT ${format.sqlHeader(cell, storage(column))}, count(*) FROM ${tableName(target)} t WHERE ${cell} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC`,
+    );
+    const byKey = new Map<KeyId | undefined, number>();
+    for (const [header, cells] of rows) {
+      const keyId = format.keyOfHeader(header as Stored);
+      byKey.set(keyId, (byKey.get(keyId) ?? 0) + Number(cells));
+    }
+    for (const [keyId, cells] of byKey) counts.push({ target: targetTitle(target), column: column.name, keyId, cells });
+  }
+  return counts;
+}
+
+export interface NamingCount {
+  readonly target: string;
+  readonly column: string;
+  readonly cells: number;
+  readonly naming: number;
+}
+
+export interface NamingScan {
+  readonly counts: readonly NamingCount[];
+  readonly sql: string;
+}
+
+/** Per column, how many cells there are and how many name the key; the statement is part of the evidence. */
+export async function countNaming(client: Queryable, target: Target, key: ValueKeyName, formatOf: FormatOf): Promise<NamingScan> {
+  const cells = target.columns.map((column) => cellExpression(column));
+  const counts = target.columns.map((column, at) => `count(${cells[at]}), count(*) FILTER (WHERE ${formatOf(target, column).sqlNamesKey(cells[at] ?? '', storage(column), key)})`);
+  const sql = `SELECT ${counts.join(', ')} FROM ${tableName(target)} t`;
+  const { rows } = await client.query(sql);
+  const numbers = (rows[0] ?? []).map(Number);
+  return {
+    sql,
+    counts: target.columns.map((column, at) => ({ target: targetTitle(target), column: column.name, cells: numbers[2 * at] ?? 0, naming: numbers[2 * at + 1] ?? 0 })),
+  };
+}
+
+export interface StrayCount {
+  readonly table: string;
+  readonly column: string;
+  readonly cells: number;
+}
+
+/**
+ * Values with a format's magic in columns, or jsonb paths, that no target covers. `registered`: per table oid and
+ * attribute, the jsonb paths that are covered; an empty list covers the whole column.
+ */
+export async function countStrays(
+  client: Queryable,
+  columns: readonly ApplicationColumn[],
+  registered: (column: ApplicationColumn) => readonly (readonly string[])[] | undefined,
+  formats: readonly Format[],
+): Promise<{ strays: readonly StrayCount[]; tables: number; columns: number }> {
+  const byTable = new Map<number, ApplicationColumn[]>();
+  for (const column of columns) {
+    if (registered(column)?.length === 0) continue;
+    byTable.set(column.tableOid, [...(byTable.get(column.tableOid) ?? []), column]);
+  }
+  const strays: StrayCount[] = [];
+  let scanned = 0;
+  for (const tableColumns of byTable.values()) {
+    const [first] = tableColumns;
+    if (first === undefined) continue;
+    scanned += tableColumns.length;
+    const counts = tableColumns.map((column) => `count(*) FILTER (WHERE ${strayPredicate(column, registered(column) ?? [], formats)})`);
+    const { rows } = await client.query(`SELECT ${counts.join(', ')} FROM ${tableName(first)} t`);
+    for (const [at, column] of tableColumns.entries()) {
+      const cells = Number(rows[0]?.[at]);
+      if (cells > 0) strays.push({ table: targetTitle(column), column: column.column, cells });
+    }
+  }
+  return { strays, tables: byTable.size, columns: scanned };
+}
+
+function strayPredicate(column: ApplicationColumn, paths: readonly (readonly string[])[], formats: readonly Format[]): string {
+  const name = `t.${quoteIdentifier(column.column)}`;
+  if (column.type === 'jsonb') {
+    const rest = paths.reduce((expression, path) => `(${expression} #- ${pathLiteral(path)})`, paths.length === 0 ? name : `${name}::jsonb`);
+    return formats.map((format) => format.sqlContainsMagic(`(${rest})::text`)).join(' OR ');
+  }
+  const expression = column.type === 'bytes' ? name : `${name}::text`;
+  return formats.map((format) => format.sqlHasMagic(expression, column.type === 'bytes' ? 'bytes' : 'text')).join(' OR ');
+}
+
+function storage(column: TargetColumn): Storage {
+  return column.sqlType === 'bytea' ? 'bytes' : 'text';
+}
+
+function tableName(table: { readonly schema: string; readonly table: string }): string {
+  return `${quoteIdentifier(table.schema)}.${quoteIdentifier(table.table)}`;
+}

@@ -1,0 +1,153 @@
+// One pool of PostgreSQL connections and the boundary where driver errors are rebuilt: a pg error carries parameters,
+// DETAIL and WHERE, which may hold values (I7), so none of it leaves this file. Poolers are respected: no named
+// statements, no session state, SET LOCAL only.
+import pg from 'pg';
+import type { Secret } from '../crypto/secret.js';
+import { KeyturnError } from '../errors.js';
+
+export type Row = readonly unknown[];
+
+export interface QueryResult {
+  readonly rows: readonly Row[];
+  readonly rowCount: number;
+}
+
+/** Runs one statement; rows come as arrays in column order. Throws DATABASE_ERROR or DATABASE_UNAVAILABLE. */
+export interface Queryable {
+  query(text: string, parameters?: readonly unknown[]): Promise<QueryResult>;
+}
+
+export interface Database extends Queryable {
+  /** Commits when `work` returns, rolls back when it throws. `begin` is the opening statement list. */
+  transaction<T>(work: (client: Queryable) => Promise<T>, begin?: string): Promise<T>;
+  /** One connection held for `work`, outside a transaction. */
+  session<T>(work: (client: Queryable) => Promise<T>): Promise<T>;
+  close(): Promise<void>;
+}
+
+export const readOnlySnapshot = 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY';
+
+const connectTimeoutMs = 10_000;
+
+/** Opens a pool of at most `maxConnections`; connects on first use. */
+export function openDatabase(options: { url: Secret; maxConnections: number; applicationName: string }): Database {
+  const pool = new pg.Pool({
+    connectionString: options.url.expose(),
+    max: options.maxConnections,
+    application_name: options.applicationName,
+    connectionTimeoutMillis: connectTimeoutMs,
+    keepAlive: true,
+  });
+  // An idle connection that breaks is replaced on next use; without a listener it would end the process.
+  pool.on('error', () => undefined);
+
+  async function connect(): Promise<pg.PoolClient> {
+    try {
+      return await pool.connect();
+    } catch (error) {
+      throw rebuildError(error);
+    }
+  }
+
+  async function session<T>(work: (client: Queryable) => Promise<T>): Promise<T> {
+    const client = await connect();
+    const onError = (): undefined => undefined;
+    client.on('error', onError);
+    let broken = false;
+    try {
+      return await work(queryableOf(client));
+    } catch (error) {
+      broken = !(error instanceof KeyturnError) || error.code === 'DATABASE_UNAVAILABLE';
+      throw error;
+    } finally {
+      client.off('error', onError);
+      client.release(broken);
+    }
+  }
+
+  return {
+    query: (text, parameters) => session((client) => client.query(text, parameters)),
+    session,
+    transaction: (work, begin = 'BEGIN') =>
+      session(async (client) => {
+        await client.query(begin);
+        let result;
+        try {
+          result = await work(client);
+        } catch (error) {
+          await rollback(client);
+          throw error;
+        }
+        await client.query('COMMIT');
+        return result;
+      }),
+    close: () => pool.end(),
+  };
+}
+
+async function rollback(client: Queryable): Promise<void> {
+  try {
+    await client.query('ROLLBACK');
+  } catch {
+    // The connection is gone and with it the transaction; the first error is the one to report.
+  }
+}
+
+function queryableOf(client: pg.PoolClient): Queryable {
+  return {
+    async query(text, parameters) {
+      try {
+        const result: pg.QueryArrayResult | pg.QueryArrayResult[] = await client.query({ text, values: parameters as unknown[], rowMode: 'array' });
+        const last = Array.isArray(result) ? result.at(-1) : result;
+        return { rows: last?.rows ?? [], rowCount: last?.rowCount ?? 0 };
+      } catch (error) {
+        throw rebuildError(error);
+      }
+    },
+  };
+}
+
+/** SQLSTATE classes whose primary message names objects and settings, never values. */
+const speakingClasses = new Set(['08', '0A', '25', '28', '3D', '3F', '40', '42', '53', '55', '57', '58']);
+const unavailableClasses = new Set(['08', '28', '3D', '53', '57']);
+/** Cancelled by a timeout (57014) or waiting for a lock (55P03) is the statement's own trouble, not an outage. */
+const statementOnly = new Set(['57014']);
+
+/** The one way a pg error becomes ours: SQLSTATE and object names, never parameters, DETAIL or WHERE. */
+export function rebuildError(error: unknown): KeyturnError {
+  if (error instanceof KeyturnError) return error;
+  if (error instanceof pg.DatabaseError) {
+    const sqlstate = error.code ?? 'unknown';
+    const details = { sqlstate, schema: error.schema, table: error.table, column: error.column, constraint: error.constraint };
+    const speaks = speakingClasses.has(sqlstate.slice(0, 2));
+    const unavailable = unavailableClasses.has(sqlstate.slice(0, 2)) && !statementOnly.has(sqlstate);
+    const where = [error.schema, error.table, error.column, error.constraint].filter((part) => part !== undefined).join('.');
+    const message = `the database refused a statement (SQLSTATE ${sqlstate}${where === '' ? '' : ` at ${where}`})${speaks ? `: ${error.message}` : ''}`;
+    return new KeyturnError(unavailable ? 'DATABASE_UNAVAILABLE' : 'DATABASE_ERROR', message, details);
+  }
+  const code = networkCode(error);
+  return new KeyturnError('DATABASE_UNAVAILABLE', `no connection to the database (${code}); check DATABASE_URL and that the server is up`, { cause: code });
+}
+
+function networkCode(error: unknown): string {
+  if (error instanceof AggregateError) return networkCode(error.errors[0]);
+  if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code;
+  return error instanceof Error && /timeout/i.test(error.message) ? 'connect timeout' : 'connection lost';
+}
+
+/** SQLSTATE of a rebuilt database error. */
+export function sqlstateOf(error: unknown): string | undefined {
+  const sqlstate = error instanceof KeyturnError ? error.details['sqlstate'] : undefined;
+  return typeof sqlstate === 'string' ? sqlstate : undefined;
+}
+
+/** Quotes an identifier for SQL text. */
+export function quoteIdentifier(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`;
+}
+
+/** Quotes a string literal for SQL text; for values of known shape where a parameter cannot stand. */
+export function quoteLiteral(value: string): string {
+  const escaped = value.replaceAll("'", "''");
+  return escaped.includes('\\') ? ` E'${escaped.replaceAll('\\', '\\\\')}'` : `'${escaped}'`;
+}

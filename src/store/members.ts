@@ -1,0 +1,98 @@
+// Member rows: who holds which keyring generation. A member is live until 45 s after its last heartbeat, by the database
+// clock; what a member reports decides convergence (I5).
+import type { Queryable } from './database.js';
+
+export type MemberKind = 'application' | 'worker' | 'supervisor';
+
+export const memberLiveSeconds = 45;
+
+export interface MemberIdentity {
+  readonly id: string;
+  readonly kind: MemberKind;
+  readonly name: string;
+  readonly host: string;
+  readonly pid: number;
+  readonly version: string;
+  readonly formats: readonly string[];
+  readonly algorithms: readonly string[];
+}
+
+export interface HeldKeyring {
+  readonly keyringId: string;
+  readonly generation: number;
+  readonly writeKeyId: number | undefined;
+  readonly heldKeyIds: readonly number[];
+}
+
+export interface MemberRow extends MemberIdentity {
+  readonly startedAt: Date;
+  readonly heartbeatAt: Date;
+  readonly isLive: boolean;
+  readonly keyrings: readonly HeldKeyring[];
+}
+
+/** One statement: the member row, and what it holds of each keyring. */
+export async function beat(database: Queryable, member: MemberIdentity, keyrings: readonly HeldKeyring[]): Promise<void> {
+  await database.query(
+    `WITH beat AS (
+       INSERT INTO keyturn.member (id, kind, name, host, pid, version, formats, algorithms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+       ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp()
+       RETURNING id)
+     INSERT INTO keyturn.member_keyring (member_id, keyring_id, generation, write_key_id, held_key_ids)
+     SELECT beat.id, k.keyring_id, k.generation, k.write_key_id, k.held_key_ids
+     FROM beat, jsonb_to_recordset($9::jsonb) AS k(keyring_id uuid, generation bigint, write_key_id bigint, held_key_ids bigint[])
+     ON CONFLICT (member_id, keyring_id) DO UPDATE
+       SET generation = excluded.generation, write_key_id = excluded.write_key_id, held_key_ids = excluded.held_key_ids`,
+    [
+      member.id,
+      member.kind,
+      member.name,
+      member.host,
+      member.pid,
+      member.version,
+      member.formats,
+      member.algorithms,
+      JSON.stringify(
+        keyrings.map((held) => ({ keyring_id: held.keyringId, generation: held.generation, write_key_id: held.writeKeyId ?? null, held_key_ids: held.heldKeyIds })),
+      ),
+    ],
+  );
+}
+
+export async function removeMember(database: Queryable, id: string): Promise<void> {
+  await database.query('DELETE FROM keyturn.member WHERE id = $1', [id]);
+}
+
+/** Rows of members that stopped without saying so; kept for a day so that status can show them. */
+export async function removeForgottenMembers(database: Queryable): Promise<number> {
+  const { rowCount } = await database.query(`DELETE FROM keyturn.member WHERE heartbeat_at < clock_timestamp() - interval '1 day'`);
+  return rowCount;
+}
+
+export async function listMembers(database: Queryable): Promise<readonly MemberRow[]> {
+  const { rows } = await database.query(
+    `SELECT m.id, m.kind, m.name, m.host, m.pid, m.version, m.formats, m.algorithms, m.started_at, m.heartbeat_at,
+       m.heartbeat_at > clock_timestamp() - make_interval(secs => $1),
+       coalesce((SELECT jsonb_agg(jsonb_build_object('keyringId', k.keyring_id, 'generation', k.generation, 'writeKeyId', k.write_key_id, 'heldKeyIds', k.held_key_ids))
+         FROM keyturn.member_keyring k WHERE k.member_id = m.id), '[]')
+     FROM keyturn.member m ORDER BY m.kind, m.name, m.started_at`,
+    [memberLiveSeconds],
+  );
+  return rows.map(([id, kind, name, host, pid, version, formats, algorithms, startedAt, heartbeatAt, isLive, keyrings]) => ({
+    id: String(id),
+    kind: String(kind) as MemberKind,
+    name: String(name),
+    host: String(host),
+    pid: Number(pid),
+    version: String(version),
+    formats: formats as string[],
+    algorithms: algorithms as string[],
+    startedAt: startedAt as Date,
+    heartbeatAt: heartbeatAt as Date,
+    isLive: isLive === true,
+    keyrings: (keyrings as { keyringId: string; generation: number; writeKeyId: number | null; heldKeyIds: number[] }[]).map((held) => ({
+      ...held,
+      writeKeyId: held.writeKeyId ?? undefined,
+    })),
+  }));
+}

@@ -1,0 +1,236 @@
+// Runs and the planning state of their passes. A state change is conditional on the state it leaves and writes its audit
+// record in the same transaction (I10).
+import { KeyturnError } from '../errors.js';
+import type { Outcome } from '../rotation/outcome.js';
+import { mayMoveRun, type RunKind, type RunState } from '../rotation/run.js';
+import type { RowKey } from '../rotation/target.js';
+import { writeAudit } from './audit.js';
+import type { Queryable, Row } from './database.js';
+
+export interface Run {
+  readonly id: number;
+  readonly kind: RunKind;
+  readonly state: RunState;
+  /** Where `resume` goes back to. */
+  readonly resumeState: RunState | undefined;
+  readonly keyringId: string;
+  readonly keyringName: string;
+  readonly targetKeyId: number;
+  readonly generation: number;
+  readonly targetId: string | undefined;
+  readonly scope: string | undefined;
+  readonly deep: boolean;
+  readonly pass: number;
+  readonly round: number;
+  /** In words, why the run is not going on. */
+  readonly heldBackBy: string | undefined;
+  readonly reason: string | undefined;
+  readonly requestedBy: string;
+  readonly createdAt: Date;
+  readonly startedAt: Date | undefined;
+  readonly verifiedAt: Date | undefined;
+  readonly finishedAt: Date | undefined;
+}
+
+const runSelect = `SELECT r.id, r.kind, r.state, r.resume_state, r.keyring_id, k.name, r.target_key_id, r.generation, r.target_id, r.scope, r.deep, r.pass, r.round,
+  r.held_back_by, r.reason, r.requested_by, r.created_at, r.started_at, r.verified_at, r.finished_at
+  FROM keyturn.run r JOIN keyturn.keyring k ON k.id = r.keyring_id`;
+
+const finishedStates = `('cancelled', 'succeeded', 'completed_with_failures', 'failed')`;
+
+function runOf(row: Row): Run {
+  const [id, kind, state, resumeState, keyringId, keyringName, targetKeyId, generation, targetId, scope, deep, pass, round, heldBackBy, reason, requestedBy, createdAt, startedAt, verifiedAt, finishedAt] = row;
+  return {
+    id: Number(id),
+    kind: String(kind) as RunKind,
+    state: String(state) as RunState,
+    resumeState: resumeState === null ? undefined : (String(resumeState) as RunState),
+    keyringId: String(keyringId),
+    keyringName: String(keyringName),
+    targetKeyId: Number(targetKeyId),
+    generation: Number(generation),
+    targetId: targetId === null ? undefined : String(targetId),
+    scope: scope === null ? undefined : String(scope),
+    deep: deep === true,
+    pass: Number(pass),
+    round: Number(round),
+    heldBackBy: heldBackBy === null ? undefined : String(heldBackBy),
+    reason: reason === null ? undefined : String(reason),
+    requestedBy: String(requestedBy),
+    createdAt: createdAt as Date,
+    startedAt: (startedAt as Date | null) ?? undefined,
+    verifiedAt: (verifiedAt as Date | null) ?? undefined,
+    finishedAt: (finishedAt as Date | null) ?? undefined,
+  };
+}
+
+export interface RunOrder {
+  readonly kind: RunKind;
+  readonly keyringId: string;
+  readonly targetKeyId: number;
+  readonly generation: number;
+  readonly targetId: string | undefined;
+  readonly scope: string | undefined;
+  readonly deep: boolean;
+  readonly reason: string | undefined;
+}
+
+export async function insertRun(client: Queryable, order: RunOrder): Promise<number> {
+  const { rows } = await client.query(
+    `INSERT INTO keyturn.run (kind, state, keyring_id, target_key_id, generation, target_id, scope, deep, reason)
+     VALUES ($1, 'pending', $2, $3, $4, $5, $6, $7, $8) RETURNING id`,
+    [order.kind, order.keyringId, order.targetKeyId, order.generation, order.targetId ?? null, order.scope ?? null, order.deep, order.reason ?? null],
+  );
+  const id = Number(rows[0]?.[0]);
+  await writeAudit(client, { action: 'run.create', object: `run ${id}`, reason: order.reason, after: { kind: order.kind, targetKeyId: order.targetKeyId, scope: order.scope === undefined ? 'all' : 'one tenant' } });
+  return id;
+}
+
+/** Throws RUN_NOT_FOUND. */
+export async function getRun(database: Queryable, id: number): Promise<Run> {
+  const { rows } = await database.query(`${runSelect} WHERE r.id = $1`, [id]);
+  if (rows[0] === undefined) throw new KeyturnError('RUN_NOT_FOUND', `there is no run ${id}; see: keyturn run list`, { run: id });
+  return runOf(rows[0]);
+}
+
+export async function listRuns(database: Queryable, limit: number): Promise<readonly Run[]> {
+  const { rows } = await database.query(`${runSelect} ORDER BY r.id DESC LIMIT $1`, [limit]);
+  return rows.map(runOf);
+}
+
+export async function listUnfinishedRuns(database: Queryable): Promise<readonly Run[]> {
+  const { rows } = await database.query(`${runSelect} WHERE r.state NOT IN ${finishedStates} ORDER BY r.id`);
+  return rows.map(runOf);
+}
+
+/** The newest unscoped reencrypt run of a keyring toward one key, whatever its state. */
+export async function findRunToward(database: Queryable, keyringId: string, targetKeyId: number): Promise<Run | undefined> {
+  const { rows } = await database.query(
+    `${runSelect} WHERE r.keyring_id = $1 AND r.target_key_id = $2 AND r.kind = 'reencrypt' AND r.target_id IS NULL AND r.scope IS NULL ORDER BY r.id DESC LIMIT 1`,
+    [keyringId, targetKeyId],
+  );
+  return rows[0] === undefined ? undefined : runOf(rows[0]);
+}
+
+export interface RunMove {
+  readonly to: RunState;
+  readonly cause?: string | undefined;
+  readonly pass?: number | undefined;
+  readonly round?: number | undefined;
+}
+
+/** False when the run has left `run.state` meanwhile; throws RUN_STATE_REFUSED for a move the table does not allow. */
+export async function moveRunIfState(client: Queryable, run: Run, move: RunMove): Promise<boolean> {
+  if (!mayMoveRun(run.state, move.to)) {
+    throw new KeyturnError('RUN_STATE_REFUSED', `run ${run.id} is ${run.state} and cannot become ${move.to}; see: keyturn run show ${run.id}`, { run: run.id, state: run.state, wanted: move.to });
+  }
+  const { rowCount } = await client.query(
+    `UPDATE keyturn.run SET state = $3, held_back_by = $4, pass = coalesce($5, pass), round = coalesce($6, round),
+       resume_state = CASE WHEN $3 = 'pausing' THEN $2 WHEN $3 IN ('paused', 'cancelling') THEN resume_state END,
+       started_at = CASE WHEN $3 IN ('running', 'verifying') THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
+       verified_at = CASE WHEN $3 = 'succeeded' AND kind <> 'dry_run' THEN clock_timestamp() END,
+       finished_at = CASE WHEN $3 IN ${finishedStates} THEN clock_timestamp() END
+     WHERE id = $1 AND state = $2`,
+    [run.id, run.state, move.to, move.cause ?? null, move.pass ?? null, move.round ?? null],
+  );
+  if (rowCount !== 1) return false;
+  await writeAudit(client, { action: `run.${move.to}`, object: `run ${run.id}`, reason: move.cause, before: { state: run.state }, after: { state: move.to, round: move.round ?? run.round } });
+  return true;
+}
+
+/** The active key changed while the run was on: from now on it moves rows to the new one. */
+export async function retargetRun(client: Queryable, run: Run, target: { keyId: number; generation: number }): Promise<void> {
+  await client.query('UPDATE keyturn.run SET target_key_id = $2, generation = $3 WHERE id = $1', [run.id, target.keyId, target.generation]);
+  await writeAudit(client, { action: 'run.retarget', object: `run ${run.id}`, before: { targetKeyId: run.targetKeyId }, after: { targetKeyId: target.keyId } });
+}
+
+export async function setHeldBack(client: Queryable, run: Run, words: string | undefined): Promise<void> {
+  if (run.heldBackBy === words) return;
+  await client.query('UPDATE keyturn.run SET held_back_by = $2 WHERE id = $1 AND state = $3', [run.id, words ?? null, run.state]);
+}
+
+export interface TargetPass {
+  readonly targetId: string;
+  readonly bound: RowKey | undefined;
+  readonly plannedTo: RowKey | undefined;
+  readonly isPlanned: boolean;
+}
+
+export async function insertTargetPass(client: Queryable, run: { id: number }, pass: number, target: { id: string; bound: RowKey | undefined; estimatedRows: number }): Promise<void> {
+  await client.query('INSERT INTO keyturn.run_target (run_id, pass, target_id, bound, is_planned, estimated_rows) VALUES ($1, $2, $3, $4, $5, $6)', [
+    run.id,
+    pass,
+    target.id,
+    target.bound ?? null,
+    target.bound === undefined,
+    target.estimatedRows,
+  ]);
+}
+
+export async function listUnplanned(database: Queryable, run: Run): Promise<readonly TargetPass[]> {
+  const { rows } = await database.query(
+    'SELECT target_id, bound, planned_to, is_planned FROM keyturn.run_target WHERE run_id = $1 AND pass = $2 AND NOT is_planned ORDER BY target_id',
+    [run.id, run.pass],
+  );
+  return rows.map(([targetId, bound, plannedTo, isPlanned]) => ({
+    targetId: String(targetId),
+    bound: (bound as string[] | null) ?? undefined,
+    plannedTo: (plannedTo as string[] | null) ?? undefined,
+    isPlanned: isPlanned === true,
+  }));
+}
+
+/** Moves the planning cursor; false when another supervisor moved it first. */
+export async function advancePlanIfAt(client: Queryable, run: Run, target: TargetPass, to: { plannedTo: RowKey | undefined; isPlanned: boolean }): Promise<boolean> {
+  const { rowCount } = await client.query(
+    `UPDATE keyturn.run_target SET planned_to = coalesce($5, planned_to), is_planned = $6
+     WHERE run_id = $1 AND pass = $2 AND target_id = $3 AND planned_to IS NOT DISTINCT FROM $4 AND NOT is_planned`,
+    [run.id, run.pass, target.targetId, target.plannedTo ?? null, to.plannedTo ?? null, to.isPlanned],
+  );
+  return rowCount === 1;
+}
+
+export interface RunTotals {
+  readonly outcome: Outcome;
+  /** Cells the last verification found that do not name the target key, quarantined ones left out. */
+  readonly staleCells: number;
+  /** Rows examined in the current pass, and an estimate of all its rows. */
+  readonly passRows: number;
+  readonly passEstimatedRows: number;
+  readonly slices: number;
+}
+
+export async function sumRun(database: Queryable, run: Run): Promise<RunTotals> {
+  const { rows } = await database.query(
+    `SELECT coalesce(sum(rows_examined) FILTER (WHERE kind = $2), 0), coalesce(sum(rows_updated) FILTER (WHERE kind = $2), 0),
+       coalesce(sum(rows_skipped) FILTER (WHERE kind = $2), 0), coalesce(sum(rows_conflicted) FILTER (WHERE kind = $2), 0),
+       coalesce(sum(rows_failed) FILTER (WHERE kind = $2), 0),
+       coalesce(sum(cells_examined) FILTER (WHERE kind = $2), 0), coalesce(sum(cells_reencrypted) FILTER (WHERE kind = $2), 0),
+       coalesce(sum(cells_current) FILTER (WHERE kind = $2), 0), coalesce(sum(cells_conflicted) FILTER (WHERE kind = $2), 0),
+       coalesce(sum(cells_failed) FILTER (WHERE kind = $2), 0),
+       coalesce(sum(cells_stale) FILTER (WHERE pass = $3), 0), coalesce(sum(rows_examined) FILTER (WHERE pass = $3 AND cells IS NULL), 0),
+       (SELECT coalesce(sum(estimated_rows), 0) FROM keyturn.run_target WHERE run_id = $1 AND pass = $3), coalesce(sum(slices) FILTER (WHERE kind = $2), 0)
+     FROM keyturn.batch WHERE run_id = $1`,
+    [run.id, run.kind, run.pass],
+  );
+  const numbers = (rows[0] ?? []).map(Number);
+  const at = (position: number): number => numbers[position] ?? 0;
+  return {
+    outcome: {
+      rowsExamined: at(0),
+      rowsUpdated: at(1),
+      rowsSkipped: at(2),
+      rowsConflicted: at(3),
+      rowsFailed: at(4),
+      cellsExamined: at(5),
+      cellsReencrypted: at(6),
+      cellsCurrent: at(7),
+      cellsConflicted: at(8),
+      cellsFailed: at(9),
+    },
+    staleCells: at(10),
+    passRows: at(11),
+    passEstimatedRows: at(12),
+    slices: at(13),
+  };
+}

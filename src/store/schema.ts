@@ -1,0 +1,82 @@
+// Brings the control schema up and tells other commands whether it fits. `init` alone migrates; everything else refuses
+// an older or newer schema.
+import type { Secret } from '../crypto/secret.js';
+import { KeyturnError } from '../errors.js';
+import { rebuildError, sqlstateOf, type Queryable } from './database.js';
+import { ControlSchema1767225600000, controlSchemaStatements } from './migrations/0001-control-schema.js';
+
+const migrations = [ControlSchema1767225600000];
+const latestMigration = migrations.length;
+
+/** One transaction under an advisory lock: two inits at once end as one. */
+const migrationLock = 0x6b74_696e;
+
+/** Applies what is missing and returns the names of the migrations applied. Idempotent. */
+export async function migrate(url: Secret): Promise<readonly string[]> {
+  const { DataSource, MigrationExecutor } = await import('typeorm');
+  const dataSource = new DataSource({
+    type: 'postgres',
+    url: url.expose(),
+    schema: 'keyturn',
+    migrations,
+    migrationsTableName: 'migration',
+    migrationsTransactionMode: 'none',
+    applicationName: 'keyturn init',
+    logging: false,
+    extra: { max: 1 },
+  });
+  try {
+    await dataSource.initialize();
+    const runner = dataSource.createQueryRunner();
+    try {
+      await runner.startTransaction();
+      await runner.query('SELECT pg_advisory_xact_lock($1)', [migrationLock]);
+      await runner.query('CREATE SCHEMA IF NOT EXISTS keyturn');
+      const executor = new MigrationExecutor(dataSource, runner);
+      executor.transaction = 'none';
+      const applied = await executor.executePendingMigrations();
+      await runner.commitTransaction();
+      return applied.map((migration) => migration.name);
+    } catch (error) {
+      await runner.rollbackTransaction().catch(() => undefined);
+      throw error;
+    } finally {
+      await runner.release();
+    }
+  } catch (error) {
+    throw rebuildError(driverErrorOf(error));
+  } finally {
+    if (dataSource.isInitialized) await dataSource.destroy();
+  }
+}
+
+/** TypeORM wraps the driver's error together with the statement and its parameters; only the driver's part is rebuilt. */
+function driverErrorOf(error: unknown): unknown {
+  return error instanceof Error && 'driverError' in error ? error.driverError : error;
+}
+
+/** Throws NOT_INITIALIZED, SCHEMA_TOO_OLD or SCHEMA_TOO_NEW. */
+export async function requireSchema(database: Queryable): Promise<void> {
+  let applied: number;
+  try {
+    const { rows } = await database.query('SELECT count(*)::int FROM keyturn.migration');
+    applied = Number(rows[0]?.[0]);
+  } catch (error) {
+    const sqlstate = sqlstateOf(error);
+    if (sqlstate === '42P01' || sqlstate === '3F000') {
+      throw new KeyturnError('NOT_INITIALIZED', 'this database has no keyturn schema; run: keyturn init');
+    }
+    throw error;
+  }
+  if (applied < latestMigration) {
+    throw new KeyturnError('SCHEMA_TOO_OLD', `the keyturn schema is at migration ${applied}, this version needs ${latestMigration}; run: keyturn init`);
+  }
+  if (applied > latestMigration) {
+    throw new KeyturnError('SCHEMA_TOO_NEW', `the keyturn schema is at migration ${applied}, this version knows ${latestMigration}; upgrade this process`);
+  }
+}
+
+/** Every DDL statement of the control schema, in order, for `init --print-sql`. */
+export function schemaStatements(): readonly string[] {
+  return ['CREATE SCHEMA IF NOT EXISTS keyturn', ...controlSchemaStatements];
+}

@@ -1,0 +1,70 @@
+// XAES-256-GCM against the C2SP specification: subkeys, both single vectors, the run of 10 000.
+import { createSecretKey } from 'node:crypto';
+import { describe, expect, test } from 'vitest';
+import { createXaesKey, decryptXaesGcm, encryptXaesGcm } from '../../src/crypto/xaes-gcm.js';
+import { hex, readJsonVectors } from './vector-files.js';
+import { accumulatedXaesHash } from './xaes-accumulated.js';
+
+interface XaesFile {
+  readonly vectors: readonly {
+    readonly comment: string;
+    readonly key: string;
+    readonly nonce_ascii: string;
+    readonly Kx: string;
+    readonly plaintext_ascii: string;
+    readonly aad_ascii: string;
+    readonly ciphertext_and_tag: string;
+  }[];
+  readonly accumulated: { readonly expected: Readonly<Record<string, string>> };
+}
+
+const file = readJsonVectors<XaesFile>('xaes/xaes_256_gcm_vectors.json');
+
+describe.each(file.vectors)('XAES-256-GCM, $comment', (vector) => {
+  const key = createXaesKey(createSecretKey(hex(vector.key)));
+  const nonce = Buffer.from(vector.nonce_ascii);
+  const associatedData = Buffer.from(vector.aad_ascii);
+  const plaintext = Buffer.from(vector.plaintext_ascii);
+  const output = hex(vector.ciphertext_and_tag);
+  const expected = { ciphertext: output.subarray(0, -16), tag: output.subarray(-16) };
+
+  test('the subkey is the CMAC of the specification', () => {
+    expect(key.subkey(nonce)).toEqual(hex(vector.Kx));
+  });
+
+  test('encrypting gives the bytes of the specification', () => {
+    expect(encryptXaesGcm(key, nonce, associatedData, plaintext)).toEqual(expected);
+  });
+
+  test('decrypting gives the plaintext of the specification', () => {
+    expect(decryptXaesGcm(key, nonce, associatedData, expected)).toEqual(plaintext);
+  });
+
+  test('a changed bit anywhere in nonce, data, ciphertext or tag does not decrypt', () => {
+    for (const original of [nonce, associatedData, expected.ciphertext, expected.tag]) {
+      for (let bit = 0; bit < original.length * 8; bit++) {
+        const flipped = Buffer.from(original);
+        flipped.writeUInt8(flipped.readUInt8(bit >> 3) ^ (1 << (bit & 7)), bit >> 3);
+        const pick = (part: Buffer): Buffer => (part === original ? flipped : part);
+        const changed = { ciphertext: pick(expected.ciphertext), tag: pick(expected.tag) };
+        expect(decryptXaesGcm(key, pick(nonce), pick(associatedData), changed)).toBeUndefined();
+      }
+    }
+  });
+});
+
+test('10 000 accumulated XAES rounds give the hash of the specification', () => {
+  expect(accumulatedXaesHash(10_000)).toBe(file.accumulated.expected['10000']);
+});
+
+test('XAES keys that are not 32 bytes and nonces that are not 24 are refused', () => {
+  for (const length of [16, 24, 31, 33, 64]) {
+    expect(() => createXaesKey(createSecretKey(Buffer.alloc(length)))).toThrow(RangeError);
+  }
+  const key = createXaesKey(createSecretKey(Buffer.alloc(32)));
+  for (const length of [0, 12, 23, 25]) {
+    expect(() => encryptXaesGcm(key, Buffer.alloc(length), Buffer.alloc(0), Buffer.alloc(0))).toThrow(
+      expect.objectContaining({ code: 'VALUE_INVALID', message: `an XAES nonce has 24 bytes, got ${length}` }),
+    );
+  }
+});

@@ -1,0 +1,29 @@
+// Life of a long-running process: start, run until SIGTERM or SIGINT, drain, exit. A second signal does not wait.
+import { hostname } from 'node:os';
+import type { LongRunning, ProcessOptions } from '../src/app.js';
+import { exitCodes, KeyturnError } from '../src/errors.js';
+
+const signalExitCodes = { SIGTERM: 143, SIGINT: 130 } as const;
+
+export async function runUntilSignal(start: (options: ProcessOptions) => Promise<LongRunning>): Promise<void> {
+  let requested: keyof typeof signalExitCodes | undefined;
+  let running: LongRunning | undefined;
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => {
+      if (requested !== undefined) process.exit(signalExitCodes[signal]);
+      requested = signal;
+      void running?.stop();
+    });
+  }
+  try {
+    running = await start({ environment: process.env, name: process.env['KEYTURN_MEMBER'] ?? hostname() });
+    if (requested !== undefined) await running.stop();
+    await running.ended;
+    process.exit(requested === undefined ? 0 : signalExitCodes[requested]);
+  } catch (error) {
+    await running?.stop();
+    if (!(error instanceof KeyturnError)) throw error;
+    process.stderr.write(`keyturn: ${error.message}\n`);
+    process.exit(exitCodes[error.kind]);
+  }
+}
