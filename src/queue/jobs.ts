@@ -6,7 +6,8 @@ import { openQueue, queueUnavailable } from './connection.js';
 export const batchQueueName = 'keyturn-batches';
 /** Holds one delayed job whose data tells queues apart and whose absence tells of a wipe. */
 const markerQueueName = 'keyturn-marker';
-const markerJobId = 'marker';
+/** Not `marker`: in Redis a job's key stands beside BullMQ's own, one of which has that name. */
+const markerJobId = 'cluster-marker';
 /** Redis counts jobs of a paused queue as waiting, PostgreSQL as paused. */
 const outstandingCounts = ['waiting', 'paused', 'prioritized', 'delayed', 'active'];
 const tenYearsMs = 10 * 365 * 24 * 3_600 * 1_000;
