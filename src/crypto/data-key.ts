@@ -37,8 +37,9 @@ export function encodeIdentity({ id, algorithm, purpose, cluster, scope }: DataK
 
 /** 32 bytes. Throws VALUE_INVALID unless `material` is a secret key of exactly 32 bytes. */
 export function commitmentOf(identity: DataKeyIdentity, material: KeyObject): Buffer {
-  // HMAC fills shorter keys up with zeros, so two keys of different lengths could share a commitment.
-  if (material.type !== 'secret' || material.symmetricKeySize !== dataKeyBytes) {
+  // HMAC fills shorter keys up with zeros, so two keys of different lengths could share a commitment. Only secret keys
+  // have a symmetric size.
+  if (material.symmetricKeySize !== dataKeyBytes) {
     throw new KeyturnError(
       'VALUE_INVALID',
       `a data key is a secret key of ${dataKeyBytes} bytes, got a ${material.type} key of ${material.symmetricKeySize ?? 0}`,

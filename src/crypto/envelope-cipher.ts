@@ -22,7 +22,7 @@ export interface EnvelopeCipher {
   readonly nonceBytes: number;
   /** Throws VALUE_INVALID for a plaintext over the maximum or a nonce of another length. */
   encrypt(plaintext: Uint8Array, fields: BoundFields, nonce: Buffer): Buffer;
-  /** `envelope` must carry this key's header. Undefined for an impossible length. */
+  /** `envelope` must carry this key's header: the caller has compared it. */
   decrypt(envelope: Buffer, fields: BoundFields): DecryptResult;
 }
 

@@ -11,7 +11,6 @@ import { uuidToBytes } from './uuid.js';
 import type { DataKeyIdentity, ValueKey } from './value-key.js';
 
 export const rootKeyBytes = 32;
-export const fingerprintBytes = 32;
 
 /** "KW", version 1, method 1: AES-256-GCM under the wrap subkey. Every other method is unknown. */
 const wrapHeader = Buffer.from([0x4b, 0x57, 0x01, 0x01]);

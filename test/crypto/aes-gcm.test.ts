@@ -111,3 +111,19 @@ test('encrypting with a nonce of another length is refused with a code', () => {
     );
   }
 });
+
+test('decrypting with a tag of another length is refused with a code', () => {
+  const key = createSecretKey(Buffer.alloc(32, 1));
+  const nonce = Buffer.alloc(12);
+  const { ciphertext, tag } = encryptAesGcm(key, nonce, Buffer.alloc(0), Buffer.alloc(1));
+  for (const other of [
+    Buffer.alloc(0),
+    tag.subarray(0, 4),
+    tag.subarray(0, 15),
+    Buffer.concat([tag, Buffer.alloc(1)]),
+  ]) {
+    expect(() => decryptAesGcm(key, nonce, Buffer.alloc(0), { ciphertext, tag: other })).toThrow(
+      expect.objectContaining({ code: 'VALUE_INVALID', message: `a GCM tag has 16 bytes, got ${other.length}` }),
+    );
+  }
+});

@@ -42,6 +42,6 @@ test('armour has the length foretold, and over the maximum it is not decoded', (
     expect(encodeArmour(Buffer.alloc(length, 255))).toHaveLength(armouredLength(length));
   }
   const largest = Buffer.alloc(envelopeBytes(maxPlaintextBytes, 'xaes-256-gcm'));
-  expect(decodeArmour(encodeArmour(largest))).toEqual(largest);
+  expect(decodeArmour(encodeArmour(largest))?.equals(largest)).toBe(true); // toEqual takes seconds on a megabyte
   expect(decodeArmour(encodeArmour(Buffer.concat([largest, Buffer.alloc(3)])))).toBeUndefined();
 });
