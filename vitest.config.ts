@@ -4,8 +4,10 @@ export default defineConfig({
   oxc: { decorator: { legacy: true, emitDecoratorMetadata: true } },
   test: {
     include: ['test/**/*.test.ts'],
-    testTimeout: 30_000,
+    exclude: ['test/chaos/**', 'node_modules/**'],
+    testTimeout: 60_000,
     hookTimeout: 60_000,
+    maxWorkers: 2,
     globalSetup: ['test/support/global-setup.ts'],
   },
 });
