@@ -2,7 +2,8 @@
 // batch driven without a queue, medians of alternated rounds.
 import { randomBytes, randomUUID } from 'node:crypto';
 import pg from 'pg';
-import { openControl, type OpenControl } from '../src/app.js';
+import { openControl } from '../src/app.js';
+import type { OpenControl } from '../src/control/context.js';
 import type { ConfigFile } from '../src/config.js';
 import { init } from '../src/control/init.js';
 import { activate, stageKey } from '../src/control/keys.js';
@@ -11,9 +12,10 @@ import { encrypt } from '../src/codec.js';
 import { createCellBuilder } from '../src/engine/cells-of-target.js';
 import { startMembership, type Membership } from '../src/engine/membership.js';
 import { passPoint } from '../src/engine/services.js';
+import { createThreadCrypto, type SliceCrypto } from '../src/engine/slice-crypto.js';
 import { workBatch } from '../src/engine/work-batch.js';
 import { startEmbeddedPostgres } from '../src/embedded/postgres.js';
-import { openRootKey } from '../src/keys/roots/index.js';
+import { openRootKey } from '../src/keys/roots/open-root-key.js';
 import { targetTitle } from '../src/rotation/target.js';
 import { dispatchDue, insertBatch } from '../src/store/batches.js';
 import { openDatabase, type Database } from '../src/store/database.js';
@@ -31,6 +33,7 @@ export interface Bench {
   readonly control: OpenControl;
   readonly database: Database;
   readonly membership: Membership;
+  readonly crypto: SliceCrypto;
   environment(): Record<string, string>;
   close(): Promise<void>;
 }
@@ -47,6 +50,8 @@ export async function openBench(tables: readonly string[]): Promise<Bench> {
   address.pathname = `/${name}`;
   const url = address.toString();
   const pool = new pg.Pool({ connectionString: url, max: 2 });
+  // Dropping the database at the end may reach a connection that is just closing.
+  pool.on('error', () => undefined);
   for (const table of tables) await pool.query(`CREATE TABLE ${table} (id bigint PRIMARY KEY, secret bytea) WITH (autovacuum_enabled = off)`);
 
   const rootKey = randomBytes(32).toString('hex');
@@ -71,6 +76,7 @@ export async function openBench(tables: readonly string[]): Promise<Bench> {
       throw error;
     },
   });
+  const crypto = createThreadCrypto(new URL('../src/engine/slice-thread.js', import.meta.url));
   return {
     url,
     rootKey,
@@ -78,8 +84,10 @@ export async function openBench(tables: readonly string[]): Promise<Bench> {
     control,
     database,
     membership,
+    crypto,
     environment,
     async close() {
+      await crypto.close();
       await membership.close();
       await database.close();
       await control.close();
@@ -107,7 +115,6 @@ export async function fill(bench: Bench, table: string, from: number, upto: numb
 
 /** A new active key that this process holds. */
 export async function rotate(bench: Bench): Promise<void> {
-  await bench.membership.refresh('bench');
   const { key } = await stageKey(bench.control.context, undefined, 'bench');
   await settleMember(bench);
   const activated = activate(bench.control.context, undefined, String(key.id), 'bench');
@@ -140,7 +147,7 @@ export async function reencryptTable(bench: Bench, table: string): Promise<Moved
   await insertBatch(database, { runId: run.id, pass: 1, targetId: running.targetId ?? '', kind: 'reencrypt' });
   const [batch] = await dispatchDue(database, 1);
   if (batch === undefined) throw new Error('nothing was dispatched');
-  const services = { database, keyrings: bench.membership, memberId: bench.membership.id, reachPoint: passPoint };
+  const services = { database, keyrings: bench.membership, memberId: bench.membership.id, crypto: bench.crypto, reachPoint: passPoint };
   const startedAt = performance.now();
   const cpuFrom = process.cpuUsage();
   const worked = await workBatch(services, { batchId: batch.id, generation: batch.generation }, new AbortController().signal);

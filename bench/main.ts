@@ -1,0 +1,15 @@
+// All figures, each in a process of its own so that none warms another up. Ratios are taken within one run; absolute rates
+// are printed for orientation only.
+import { spawnSync } from 'node:child_process';
+
+const benchmarks = ['bulk', 'rowwise', 'processes'];
+const wanted = process.argv.slice(2);
+
+for (const name of wanted.length > 0 ? wanted : benchmarks) {
+  if (!benchmarks.includes(name)) {
+    process.stderr.write(`bench: there is no benchmark "${name}"; known: ${benchmarks.join(', ')}\n`);
+    process.exit(2);
+  }
+  const { status } = spawnSync(process.execPath, [new URL(`${name}.js`, import.meta.url).pathname], { stdio: 'inherit' });
+  if (status !== 0) process.exit(status ?? 1);
+}
