@@ -76,7 +76,7 @@ export async function openBench(tables: readonly string[]): Promise<Bench> {
       throw error;
     },
   });
-  const crypto = createThreadCrypto(new URL('../src/engine/slice-thread.js', import.meta.url));
+  const crypto = createThreadCrypto(new URL('../src/engine/slice-thread.js', import.meta.url), Number(process.env['BENCH_THREADS'] ?? 2));
   return {
     url,
     rootKey,

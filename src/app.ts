@@ -1,17 +1,19 @@
 // The only wiring: configuration, databases, key stores, root keys, membership, queue and engine put together, once per
 // kind of process. Everything else gets what it needs as arguments.
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { loadConfig, loadConnectionConfig, type Config, type ConfigFile, type Environment } from './config.js';
-import type { ControlContext } from './control/context.js';
+import { noConfigFile, type OpenControlFunction } from './control/context.js';
 import { Secret } from './crypto/secret.js';
 import { claimQueue, joinQueue, requireSameQueue } from './engine/agree-queue.js';
 import { createColumn, type Column } from './engine/column.js';
 import { startMembership, type Membership } from './engine/membership.js';
+import { createInlineCrypto, createThreadCrypto, type SliceCrypto } from './engine/slice-crypto.js';
 import { passPoint, type ReachPoint } from './engine/services.js';
 import { startSupervisor } from './engine/supervisor.js';
 import { workBatch } from './engine/work-batch.js';
 import { KeyturnError } from './errors.js';
-import { openRootKey } from './keys/roots/index.js';
+import { openRootKey } from './keys/roots/open-root-key.js';
 import type { RootKey } from './keys/roots/root-key.js';
 import { consumeBatches } from './queue/consume.js';
 import { queueAddressOf, type QueueAddress } from './queue/connection.js';
@@ -66,20 +68,15 @@ function requireDatabaseUrl(config: Config): Secret {
   throw new KeyturnError('CONFIG_INVALID', 'DATABASE_URL is not set; point it at the database that holds the encrypted columns');
 }
 
-export interface OpenControl {
-  readonly context: ControlContext;
-  close(): Promise<void>;
-}
-
-/** The operator's verbs. `file: 'none'` for verbs that need the database alone. */
-export function openControl(options: { environment: Environment; file: string | ConfigFile | undefined | 'none'; onProgress?: (words: string) => void }): OpenControl {
-  const config = options.file === 'none' ? loadConnectionConfig(options.environment) : loadConfig(options.environment, options.file);
+/** The operator's verbs, without connecting yet. */
+export const openControl: OpenControlFunction = (options) => {
+  const config = options.file === noConfigFile ? loadConnectionConfig(options.environment) : loadConfig(options.environment, options.file);
   const database = openDatabase({ url: requireDatabaseUrl(config), maxConnections: 3, applicationName: 'keyturn' });
   return {
     context: { database, config, openRoots: createRootOpener(options.environment), onProgress: options.onProgress ?? (() => undefined) },
     close: () => database.close(),
   };
-}
+};
 
 interface MemberProcess {
   readonly database: Database;
@@ -146,6 +143,8 @@ export interface ProcessOptions {
   readonly environment: Environment;
   /** Reported to the operator; default host name. */
   readonly name: string;
+  /** Ends a start that is still waiting for something; what was started by then has to be stopped as ever. */
+  readonly signal?: AbortSignal;
 }
 
 const sameQueueCheckMs = 5_000;
@@ -156,17 +155,17 @@ export async function startWorker(options: ProcessOptions & { reachPoint?: Reach
   const log = createLogger({ level: config.logLevel, name: 'keyturn-worker' });
   const member = await startMember({ ...options, config, kind: 'worker', keyrings: undefined, maxConnections: 5, onTrouble: troubleLogger(log) });
   const address = queueAddress(config, member.cluster);
-  const stopping = new AbortController();
   const queue = openBatchQueue(address);
   try {
-    await joinQueue(member.database, queue, address, { signal: stopping.signal, onWait: (words) => log.info(words) });
+    await joinQueue(member.database, queue, address, { signal: options.signal ?? new AbortController().signal, onWait: (words) => log.info(words) });
   } catch (error) {
     await queue.close();
     await member.close();
     throw error;
   }
   await queue.close();
-  const services = { database: member.database, keyrings: member.membership, memberId: member.membership.id, reachPoint: options.reachPoint ?? passPoint };
+  const crypto = createSliceCrypto();
+  const services = { database: member.database, crypto, keyrings: member.membership, memberId: member.membership.id, reachPoint: options.reachPoint ?? passPoint };
   const consumer = consumeBatches(address, {
     async handle(job, signal) {
       const worked = await workBatch(services, job, signal);
@@ -178,12 +177,21 @@ export async function startWorker(options: ProcessOptions & { reachPoint?: Reach
   log.info({ member: member.membership.id, queue: address.backend, keyrings: member.membership.keyringNames }, 'worker ready');
   const watch = watchQueue(member.database, address, troubleLogger(log));
   return longRunning(watch.lost, async () => {
-    stopping.abort();
     watch.stop();
     await consumer.stop();
+    await crypto.close();
     await member.close();
     log.info('worker stopped');
   });
+}
+
+/** Two keep up with one PostgreSQL backend; on one core more than one would only take turns. */
+const cryptoThreads = Math.min(2, availableParallelism());
+
+/** Threads need the compiled module; run from sources, a worker reencrypts on its event loop. */
+function createSliceCrypto(): SliceCrypto {
+  const entry = new URL('./engine/slice-thread.js', import.meta.url);
+  return existsSync(entry) ? createThreadCrypto(entry, cryptoThreads) : createInlineCrypto();
 }
 
 /** The supervisor: plans runs, feeds the queue, mends what got lost. Any number may run; one leads. */

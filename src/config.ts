@@ -56,7 +56,7 @@ const columnSchema = z
   .strictObject({
     format: z.string().default('keyturn'),
     bind,
-    paths: z.record(z.string().regex(/^[A-Za-z0-9_]+$/, 'a path name takes letters, digits and _'), z.array(pathSegment).min(1)).optional(),
+    paths: z.record(z.string().regex(/^[A-Za-z0-9_]+$/, 'a path name takes letters, digits and _'), z.array(pathSegment).min(1)).refine((paths) => Object.keys(paths).length > 0, 'name at least one path, or leave paths: out').optional(),
   })
   .nullable();
 
@@ -98,7 +98,7 @@ export function loadConfig(environment: Environment, file?: string | ConfigFile)
   const { source, content } = typeof file === 'object' ? { source: 'the given object', content: file as unknown } : readConfigFile(file ?? environment['KEYTURN_CONFIG'] ?? 'keyturn.yaml');
   const parsed = fileSchema.safeParse(content);
   if (!parsed.success) {
-    const problems = parsed.error.issues.map((issue) => `${issue.path.join('.') || '(top level)'}: ${issue.message}`);
+    const problems = parsed.error.issues.map((issue) => `${issue.path.join('.') || '(top level)'}: ${issue.code === 'invalid_key' ? issue.issues.map(({ message }) => message).join(', ') : issue.message}`);
     throw new KeyturnError('CONFIG_INVALID', `${source} does not fit: ${problems.join('; ')}`, { source, problems });
   }
   return Object.freeze({
@@ -136,8 +136,17 @@ function readEnvironment(environment: Environment): Pick<Config, 'databaseUrl' |
     databaseUrl,
     databaseDirectUrl: secretFrom(environment, 'DATABASE_DIRECT_URL') ?? databaseUrl,
     redisUrl: secretFrom(environment, 'REDIS_URL'),
-    logLevel: environment['LOG_LEVEL'] ?? 'info',
+    logLevel: logLevelFrom(environment),
   };
+}
+
+const logLevels: readonly string[] = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
+
+function logLevelFrom(environment: Environment): string {
+  const level = environment['LOG_LEVEL'] ?? '';
+  if (level === '') return 'info';
+  if (logLevels.includes(level)) return level;
+  throw new KeyturnError('CONFIG_INVALID', `LOG_LEVEL is none of ${logLevels.join(', ')}`, { source: 'LOG_LEVEL' });
 }
 
 /** NAME, or the content of the file that NAME_FILE points at. */
@@ -146,11 +155,14 @@ function secretFrom(environment: Environment, name: string): Secret | undefined 
   if (direct !== undefined && direct !== '') return new Secret(direct);
   const path = environment[`${name}_FILE`];
   if (path === undefined || path === '') return undefined;
+  let content: string;
   try {
-    return new Secret(readFileSync(path, 'utf8').trim());
+    content = readFileSync(path, 'utf8').trim();
   } catch {
     throw new KeyturnError('CONFIG_INVALID', `${name}_FILE points at ${path}, which cannot be read`, { source: `${name}_FILE` });
   }
+  if (content === '') throw new KeyturnError('CONFIG_INVALID', `${name}_FILE points at ${path}, which is empty`, { source: `${name}_FILE` });
+  return new Secret(content);
 }
 
 function keyringsOf(file: FileShape): KeyringConfig[] {
@@ -165,13 +177,15 @@ function targetsOf(file: FileShape, source: string): TargetConfig[] {
   const seen = new Set<string>();
   return file.targets.map((target) => {
     const { schema, table } = splitTableName(target.table, source);
-    if (!(target.keyring in file.keyrings)) {
+    if (!Object.hasOwn(file.keyrings, target.keyring)) {
       throw new KeyturnError('CONFIG_INVALID', `${source}: target ${target.table} names keyring "${target.keyring}"; known keyrings: ${Object.keys(file.keyrings).join(', ') || 'none'}`, { source });
     }
     if (seen.has(`${schema}.${table}`)) throw new KeyturnError('CONFIG_INVALID', `${source}: table ${schema}.${table} is listed twice; list all its columns under one target`, { source });
     seen.add(`${schema}.${table}`);
     const columns = Object.entries(target.columns).flatMap(([column, settings]) => columnsOf(column, settings));
     if (columns.length === 0) throw new KeyturnError('CONFIG_INVALID', `${source}: target ${target.table} lists no columns`, { source });
+    const twice = columns.find((column, at) => columns.findIndex(({ name }) => name === column.name) < at);
+    if (twice !== undefined) throw new KeyturnError('CONFIG_INVALID', `${source}: target ${target.table} has two columns called ${twice.name}; give its path another name`, { source });
     return { schema, table, keyring: target.keyring, scopeColumn: target.scope, columns };
   });
 }

@@ -33,7 +33,6 @@ export const errorKinds = {
   OLDER_TRANSACTION_RUNNING: 'refused',
   UNAUTHENTICATED: 'unauthenticated',
   FORBIDDEN: 'forbidden',
-  ENVELOPE_MALFORMED: 'corrupt',
   DECRYPT_FAILED: 'corrupt',
   UNWRAP_FAILED: 'corrupt',
   RUN_INCOMPLETE: 'corrupt',
@@ -44,6 +43,7 @@ export const errorKinds = {
   DATABASE_ERROR: 'unavailable',
   QUEUE_UNAVAILABLE: 'unavailable',
   NO_WORKERS: 'unavailable',
+  THREAD_ENDED: 'unavailable',
   MASTER_KEY_MISMATCH: 'root_mismatch',
 } as const satisfies Record<string, ErrorKind>;
 

@@ -6,17 +6,19 @@ import { exitCodes, KeyturnError } from '../src/errors.js';
 const signalExitCodes = { SIGTERM: 143, SIGINT: 130 } as const;
 
 export async function runUntilSignal(start: (options: ProcessOptions) => Promise<LongRunning>): Promise<void> {
+  const starting = new AbortController();
   let requested: keyof typeof signalExitCodes | undefined;
   let running: LongRunning | undefined;
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
       if (requested !== undefined) process.exit(signalExitCodes[signal]);
       requested = signal;
+      starting.abort();
       void running?.stop();
     });
   }
   try {
-    running = await start({ environment: process.env, name: process.env['KEYTURN_MEMBER'] ?? hostname() });
+    running = await start({ environment: process.env, name: process.env['KEYTURN_MEMBER'] ?? hostname(), signal: starting.signal });
     if (requested !== undefined) await running.stop();
     await running.ended;
     process.exit(requested === undefined ? 0 : signalExitCodes[requested]);

@@ -1,6 +1,6 @@
 // What every verb is given. A verb takes the context and its own arguments, returns plain data, and throws KeyturnError;
 // doors add only words.
-import type { Config } from '../config.js';
+import type { Config, ConfigFile, Environment } from '../config.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import type { Database } from '../store/database.js';
 
@@ -11,4 +11,17 @@ export interface ControlContext {
   readonly openRoots: (uris: readonly string[], cluster: string) => Promise<readonly RootKey[]>;
   /** What the verb is waiting for, for people who watch. */
   readonly onProgress: (words: string) => void;
+  /** How long verbs wait for members and for older transactions before they refuse; default 60 s. */
+  readonly patienceMs?: number;
 }
+
+export interface OpenControl {
+  readonly context: ControlContext;
+  close(): Promise<void>;
+}
+
+/** For verbs that need the database alone. */
+export const noConfigFile = 'none';
+
+/** How a door gets its context; the wiring stands in app.ts. `file`: path or content of keyturn.yaml, or `noConfigFile`. */
+export type OpenControlFunction = (options: { environment: Environment; file: string | ConfigFile | undefined; onProgress?: (words: string) => void }) => OpenControl;

@@ -4,9 +4,9 @@ import { examineTarget, type Finding } from '../engine/preflight.js';
 import { isKeyturnError } from '../errors.js';
 import { queueAddressOf, readEvictionPolicy } from '../queue/connection.js';
 import { targetTitle } from '../rotation/target.js';
-import { findTable, serverVersion } from '../store/catalog.js';
-import { findClusterId } from '../store/keys.js';
-import { listRegistered, listTargets } from '../store/registry.js';
+import { findTable, serverVersion, type CatalogTable } from '../store/catalog.js';
+import { findClusterId, getKeyringById } from '../store/keys.js';
+import { listRegistered } from '../store/registry.js';
 import { requireSchema } from '../store/schema.js';
 import type { ControlContext } from './context.js';
 import { examineRegistered } from './runs.js';
@@ -23,10 +23,14 @@ function ok(check: string, subject: string, reason: string): Finding {
 }
 
 async function examineServer(context: ControlContext): Promise<readonly Finding[]> {
-  const version = await serverVersion(context.database);
+  return [examineServerVersion(await serverVersion(context.database))];
+}
+
+/** `version`: `server_version_num`. */
+export function examineServerVersion(version: number): Finding {
   const name = `PostgreSQL ${Math.floor(version / 10_000)}.${version % 10_000}`;
-  if (version >= oldestServer) return [ok('server version', name, 'is supported')];
-  return [{ level: 'refuse', check: 'server version', subject: name, reason: 'is older than PostgreSQL 14', remedy: 'upgrade the server' }];
+  if (version >= oldestServer) return ok('server version', name, 'is supported');
+  return { level: 'refuse', check: 'server version', subject: name, reason: 'is older than PostgreSQL 14', remedy: 'upgrade the server' };
 }
 
 async function examineServerRole(context: ControlContext): Promise<readonly Finding[]> {
@@ -36,18 +40,10 @@ async function examineServerRole(context: ControlContext): Promise<readonly Find
   return [ok('server role', 'server', 'is a writable primary')];
 }
 
-/** A pooler in transaction mode gives two statements two backends; LISTEN and the PostgreSQL queue then need a direct URL. */
+/** Behind a pooler in transaction mode LISTEN hears nothing: the PostgreSQL queue then needs a direct URL. */
 async function examinePooler(context: ControlContext): Promise<readonly Finding[]> {
   const { config, database } = context;
-  const backends = await database.session(async (client) => {
-    const seen = new Set<string>();
-    for (let call = 0; call < 3; call++) seen.add(String((await client.query('SELECT pg_backend_pid()')).rows[0]?.[0]));
-    return seen.size;
-  });
-  const { rows } = await database.query('SELECT inet_server_port()');
-  const port = config.databaseUrl === undefined ? '' : portOf(config.databaseUrl.expose());
-  const isPooled = backends > 1 || (rows[0]?.[0] !== null && port !== '' && port !== String(rows[0]?.[0]));
-  if (!isPooled) return [ok('pooler', 'DATABASE_URL', 'reaches the server directly')];
+  if (!(await database.isPooled())) return [ok('pooler', 'DATABASE_URL', 'reaches the server directly')];
   const hasDirect = config.databaseDirectUrl !== undefined && config.databaseDirectUrl !== config.databaseUrl;
   if (hasDirect) return [ok('pooler', 'DATABASE_URL', 'goes through a pooler, DATABASE_DIRECT_URL is set')];
   return [
@@ -55,18 +51,10 @@ async function examinePooler(context: ControlContext): Promise<readonly Finding[
       level: config.redisUrl === undefined ? 'refuse' : 'warn',
       check: 'pooler',
       subject: 'DATABASE_URL',
-      reason: 'goes through a pooler, where LISTEN hears nothing',
-      remedy: 'set DATABASE_DIRECT_URL to the server itself',
+      reason: 'goes through a pooler, which in transaction mode lets LISTEN hear nothing',
+      remedy: 'set DATABASE_DIRECT_URL to the server itself, or to the same URL where the pooler keeps sessions',
     },
   ];
-}
-
-function portOf(url: string): string {
-  try {
-    return new URL(url).port || '5432';
-  } catch {
-    return '';
-  }
 }
 
 /** With parameters in the server's log, envelopes (not plaintexts) would stand there. */
@@ -101,31 +89,29 @@ async function examineSchema(context: ControlContext): Promise<readonly Finding[
   }
 }
 
-/** Registered targets, and those that the file names and `init` has not registered yet. */
+/** Registered targets as they are now, then what the file names and `init` has not registered yet. */
 async function examineTargets(context: ControlContext): Promise<readonly Finding[]> {
   const { config, database } = context;
-  const findings: Finding[] = [];
   const isInitialized = (await database.query(`SELECT to_regclass('keyturn.target') IS NOT NULL`)).rows[0]?.[0] === true && (await findClusterId(database)) !== undefined;
-  const known = new Set<string>();
-  if (isInitialized) {
-    const present = await listTargets(database);
-    for (const target of present) {
-      known.add(targetTitle(target));
-      findings.push(...orOk(targetTitle(target), await examineRegistered(context, target)));
-    }
-    for (const gone of (await listRegistered(database)).filter((registered) => !present.some((target) => target.id === registered.id))) {
-      known.add(targetTitle(gone));
-      findings.push({ level: 'refuse', check: 'table', subject: targetTitle(gone), reason: 'its table is gone or was created anew', remedy: `keyturn target rename ${targetTitle(gone)} NEW, if it lives on under another name` });
-    }
+  const registered = isInitialized ? await listRegistered(database) : [];
+  const findings: Finding[] = [];
+  for (const target of registered) {
+    const keyring = await getKeyringById(database, target.keyringId);
+    const table = await findTable(database, { oid: target.tableOid });
+    findings.push(...orOk(targetTitle(table ?? target), table, await examineRegistered(database, target, keyring.algorithm)));
   }
   for (const target of config.targets) {
-    if (known.has(targetTitle(target))) continue;
     const algorithm = config.keyrings.find((keyring) => keyring.name === target.keyring)?.algorithm;
-    findings.push(...orOk(targetTitle(target), examineTarget(target, await findTable(database, target), algorithm)));
+    const table = await findTable(database, target);
+    const known = registered.find((candidate) => candidate.tableOid === table?.oid || targetTitle(candidate) === targetTitle(target));
+    const columns = target.columns.filter(({ name }) => !known?.columns.some((column) => column.name === name));
+    if (known === undefined) findings.push(...orOk(targetTitle(target), table, examineTarget(target, table, algorithm)));
+    else if (columns.length > 0) findings.push(...examineTarget(target, table, algorithm).filter((finding) => columns.some(({ name }) => finding.subject === `${targetTitle(target)}.${name}`)));
   }
   return findings;
 }
 
-function orOk(title: string, findings: readonly Finding[]): readonly Finding[] {
-  return findings.some((finding) => finding.level === 'refuse') ? findings : [ok('target', title, 'can be rotated'), ...findings];
+function orOk(title: string, table: CatalogTable | undefined, findings: readonly Finding[]): readonly Finding[] {
+  if (table === undefined || findings.some((finding) => finding.level === 'refuse')) return findings;
+  return [ok('target', title, `can be rotated: about ${table.estimatedRows} rows by the last ANALYZE, ${Math.ceil(table.totalBytes / 1_048_576)} MiB with its indexes`), ...findings];
 }

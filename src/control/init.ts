@@ -6,13 +6,13 @@ import { examineTarget, type Finding } from '../engine/preflight.js';
 import { KeyturnError } from '../errors.js';
 import { matchRoots, openKeyringOrRefuse } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
-import { migrateQueueSchema } from '../queue/schema.js';
+import { migrateQueueSchema, queueSchemaStatements } from '../queue/schema.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable, type CatalogTable } from '../store/catalog.js';
 import type { Queryable } from '../store/database.js';
 import { grantStatements, type GrantedTarget } from '../store/grants.js';
 import { activateKey, findClusterId, getClusterId, getKeyring, insertClusterIfAbsent, insertKeyring, insertRootRecord, listKeyringNames, listRootRecords, lockKeyring, updateKeyring } from '../store/keys.js';
-import { insertColumn, insertTarget, listRegistered, renameColumn, renameTarget, type RegisteredColumn, type RegisteredTarget } from '../store/registry.js';
+import { bindingsLost, insertColumn, insertTarget, keyOfTable, listRegistered, placeOf, renameColumn, renameTarget, type RegisteredColumn, type RegisteredTarget, type TargetPlace } from '../store/registry.js';
 import { migrate, requireSchema, schemaStatements } from '../store/schema.js';
 import type { ControlContext } from './context.js';
 import { insertNewKey, proveReadable } from './keys.js';
@@ -43,9 +43,9 @@ export async function init(context: ControlContext): Promise<InitReport> {
   return { migrations, keyrings, ...registered, grants };
 }
 
-/** All DDL and grants, for people who run it themselves; connects to nothing. */
-export function printSql(context: Pick<ControlContext, 'config'>): string {
-  const statements = [...schemaStatements(), ...grantStatements(context.config.roles, grantedTargets(context.config.targets), true)];
+/** All DDL and grants for an empty database, for people who run it themselves; connects to nothing. */
+export async function printSql(context: Pick<ControlContext, 'config'>): Promise<string> {
+  const statements = [...schemaStatements(), ...(await queueSchemaStatements()), ...grantStatements(context.config.roles, grantedTargets(context.config.targets), true)];
   return `${statements.map((statement) => `${statement};`).join('\n\n')}\n`;
 }
 
@@ -148,38 +148,35 @@ async function registerTarget(client: Queryable, target: TargetConfig, table: Ca
   const keyringId = (await getKeyring(client, target.keyring)).id;
   const byName = registry.find((candidate) => candidate.schema === target.schema && candidate.table === target.table);
   const found = byName ?? registry.find((candidate) => candidate.tableOid === table.oid);
-  const scopeAttribute = attributeOf(table, target.scopeColumn);
+  const place = placeOf(table, target.scopeColumn);
   const name = targetTitle(target);
   if (found === undefined) {
-    const created: RegisteredTarget = {
-      id: randomUUID(),
-      keyringId,
-      tableOid: table.oid,
-      schema: target.schema,
-      table: target.table,
-      keyAttributes: table.keyAttributes,
-      scopeAttribute,
-      columns: target.columns.map((column) => registeredColumn(table, column)),
-    };
-    await insertTarget(client, created);
-    return { name, columns: created.columns.map((column) => column.name), change: 'registered' };
+    const columns = target.columns.map((column) => registeredColumn(table, column));
+    // The key's kinds are known: the examination refuses every other type.
+    const keyTags = keyOfTable(table).keyTags.filter((tag) => tag !== undefined);
+    await insertTarget(client, { ...place, id: randomUUID(), keyringId, keyTags, columns });
+    return { name, columns: columns.map((column) => column.name), change: 'registered' };
   }
-  refuseRebinding(name, found, { keyringId, scopeAttribute, keyAttributes: table.keyAttributes, isSameTable: found.tableOid === table.oid });
-  const isRenamed = found.tableOid !== table.oid || found.schema !== target.schema || found.table !== target.table;
-  if (isRenamed) await renameTarget(client, found, { tableOid: table.oid, schema: target.schema, table: target.table, keyAttributes: table.keyAttributes, scopeAttribute });
+  if (found.tableOid !== table.oid) await refuseSecondTable(client, name, found);
+  const lost = [...(found.keyringId === keyringId ? [] : ['its keyring']), ...bindingsLost(found, table, target.scopeColumn)];
+  if (lost.length > 0) {
+    throw new KeyturnError('TARGET_INVALID', `target ${name} is registered and ${lost.join(' and ')} cannot change, because every envelope is bound to it; change it back`, { target: name });
+  }
+  const isMoved = Object.entries(place).some(([part, value]) => JSON.stringify(value) !== JSON.stringify(found[part as keyof TargetPlace]));
+  if (isMoved) await renameTarget(client, found, place);
   const extended = await registerColumns(client, found, target, table);
-  return { name, columns: target.columns.map((column) => column.name), change: isRenamed ? 'renamed' : extended ? 'extended' : 'unchanged' };
+  return { name, columns: target.columns.map((column) => column.name), change: isMoved ? 'renamed' : extended ? 'extended' : 'unchanged' };
 }
 
-/** What a value is bound to cannot change under it: the envelopes would no longer decrypt. */
-function refuseRebinding(name: string, found: RegisteredTarget, now: { keyringId: string; scopeAttribute: number | undefined; keyAttributes: readonly number[]; isSameTable: boolean }): void {
-  const changes = [
-    found.keyringId === now.keyringId ? undefined : 'its keyring',
-    !now.isSameTable || found.scopeAttribute === now.scopeAttribute ? undefined : 'its scope column',
-    !now.isSameTable || JSON.stringify(found.keyAttributes) === JSON.stringify(now.keyAttributes) ? undefined : 'its primary key',
-  ].filter((change) => change !== undefined);
-  if (changes.length === 0) return;
-  throw new KeyturnError('TARGET_INVALID', `target ${name} is registered and ${changes.join(' and ')} cannot change, because every envelope is bound to it; change it back`, { target: name });
+/** A table of the registered name while the registered table lives on under another: only a person knows where the rows are. */
+async function refuseSecondTable(client: Queryable, name: string, found: RegisteredTarget): Promise<void> {
+  const before = await findTable(client, { oid: found.tableOid });
+  if (before === undefined) return;
+  throw new KeyturnError(
+    'TARGET_INVALID',
+    `target ${name} is registered for the table that is now called ${targetTitle(before)}, and ${name} is another table; say where its rows are with: keyturn target rename ${name} ${targetTitle(before)}, or: keyturn target rename ${name} ${name}`,
+    { target: name },
+  );
 }
 
 async function registerColumns(client: Queryable, found: RegisteredTarget, target: TargetConfig, table: CatalogTable): Promise<boolean> {
@@ -192,15 +189,31 @@ async function registerColumns(client: Queryable, found: RegisteredTarget, targe
       isChanged = true;
       continue;
     }
+    refuseOtherColumn(found, known, wanted, table);
     if (known.bind !== wanted.bind || known.format !== wanted.format) {
       throw new KeyturnError('TARGET_INVALID', `column ${targetTitle(target)}.${column.name} is registered with format ${known.format}, bind ${known.bind}; its envelopes depend on both, so they cannot become ${wanted.format}, ${wanted.bind}`, { column: column.name });
     }
-    if (known.name !== wanted.name || known.attribute !== wanted.attribute || known.columnName !== wanted.columnName) {
+    if (known.name !== wanted.name || !sameAddress(known, wanted) || known.columnName !== wanted.columnName) {
       await renameColumn(client, found, known, wanted);
       isChanged = true;
     }
   }
   return isChanged;
+}
+
+/** The same name for other values: a path that changed, or a new column while the registered one lives on renamed. */
+function refuseOtherColumn(found: RegisteredTarget, known: RegisteredColumn, wanted: RegisteredColumn, table: CatalogTable): void {
+  const title = `${targetTitle(table)}.${known.name}`;
+  if (JSON.stringify(known.path) !== JSON.stringify(wanted.path)) {
+    throw new KeyturnError('TARGET_INVALID', `column ${title} is registered with another path, under which its envelopes lie; give the new path a name of its own`, { column: known.name });
+  }
+  const renamed = found.tableOid === table.oid && known.attribute !== wanted.attribute ? table.columns.find((column) => column.attribute === known.attribute) : undefined;
+  if (renamed === undefined) return;
+  throw new KeyturnError(
+    'TARGET_INVALID',
+    `column ${title} is registered for the column that is now called ${renamed.name}, and ${known.columnName} is another column; list ${renamed.name} in its place and run keyturn init, then add ${known.columnName}`,
+    { column: known.name },
+  );
 }
 
 function sameAddress(a: RegisteredColumn, b: RegisteredColumn): boolean {

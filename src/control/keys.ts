@@ -129,7 +129,7 @@ export async function proveReadable(context: ControlContext, keyring: StoredKeyr
   }
 }
 
-const convergeMs = 60_000;
+const defaultPatienceMs = 60_000;
 
 /**
  * Makes a staged key, or an earlier one, the active key: only after every live member holds it and reads its algorithm
@@ -162,7 +162,7 @@ async function converge(context: ControlContext, keyring: StoredKeyring, need: {
   const laggards = await waitForMembers(
     context.database,
     { keyringId: keyring.id, ...need, expectedMembers: context.config.expectMembers },
-    { deadlineMs: convergeMs, onWait: (waiting) => context.onProgress(`waiting until every live member ${goal}: ${waiting.map(({ member, why }) => `${member} ${why}`).join('; ')}`) },
+    { deadlineMs: context.patienceMs ?? defaultPatienceMs, onWait: (waiting) => context.onProgress(`waiting until every live member ${goal}: ${waiting.map(({ member, why }) => `${member} ${why}`).join('; ')}`) },
   );
   if (laggards.length === 0) return;
   throw new KeyturnError(
@@ -183,14 +183,20 @@ export interface RotateOptions {
 export async function rotateKey(context: ControlContext, options: RotateOptions): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
   const keyring = await chooseKeyring(context.database, options.keyring);
   const active = keyring.keys.find((key) => key.state === 'active');
-  const isStaged = keyring.keys.some((key) => key.state === 'staged');
-  if (active !== undefined && !isStaged && options.ifOlderThanMs !== undefined && !(await isOlderThan(context, active, options.ifOlderThanMs))) {
+  if (active !== undefined && !(await isRotationDue(context, keyring, options.ifOlderThanMs))) {
     await converge(context, keyring, { writesWithKeyId: Number(active.id) }, `writes with ${keyTitle(keyring.name, active)}`);
     return { keyring: keyring.name, key: listingOf(keyring, active), isNew: false };
   }
   const staged = await stageKey(context, keyring.name, options.reason);
   const activated = await activate(context, keyring.name, String(staged.key.id), options.reason);
   return { ...activated, isNew: true };
+}
+
+/** Whether `rotateKey` would make or activate a key now, rather than leave a young active key alone. */
+export async function isRotationDue(context: ControlContext, keyring: StoredKeyring, ifOlderThanMs: number | undefined): Promise<boolean> {
+  const active = keyring.keys.find((key) => key.state === 'active');
+  const isStaged = keyring.keys.some((key) => key.state === 'staged');
+  return active === undefined || isStaged || ifOlderThanMs === undefined || isOlderThan(context, active, ifOlderThanMs);
 }
 
 /** Age since activation, by the database clock. */
@@ -207,7 +213,7 @@ export async function retire(context: ControlContext, keyringName: string | unde
     const why = key.state === 'active' ? 'it is the active key; rotate first' : `it is ${key.state}`;
     throw new KeyturnError('KEY_STATE_REFUSED', `${keyTitle(keyring.name, key)} cannot retire: ${why}`, { keyId: String(key.id), state: key.state });
   }
-  const proof = await proveUnused(context.database, keyring, key, context.onProgress);
+  const proof = await proveUnused(context.database, keyring, key, { onProgress: context.onProgress, olderTransactionsMs: context.patienceMs ?? defaultPatienceMs });
   await context.database.transaction(async (client) => {
     const locked = await lockKeyring(client, keyring.name);
     await retireKey(client, locked, findKey(locked, String(key.id)), { provisional: true, snapshot: proof.snapshot, scannedAt: new Date(proof.scannedAt), evidence: proof }, reason);

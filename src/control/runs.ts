@@ -1,19 +1,22 @@
 // The operator's verbs on runs: order, show, list, watch, pause, resume, cancel. They need the database alone: no root key,
 // no queue. Rows are moved by workers only.
-import { examineTarget, type Finding } from '../engine/preflight.js';
+import { examineRegisteredTarget, type Finding } from '../engine/preflight.js';
 import { targetsOfRun } from '../engine/plan-run.js';
+import type { AlgorithmName } from '../crypto/algorithms.js';
 import { KeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
+import type { StoredKeyring } from '../keys/key-store.js';
 import { isFinished, isWorking, mayMoveRun, type RunKind, type RunState } from '../rotation/run.js';
 import { settledCells } from '../rotation/outcome.js';
 import { targetTitle, type Target } from '../rotation/target.js';
 import { findTable } from '../store/catalog.js';
+import type { Queryable } from '../store/database.js';
 import { hasLeader } from '../store/leadership.js';
 import { countBatches } from '../store/batches.js';
 import { getKeyring } from '../store/keys.js';
 import { listMembers } from '../store/members.js';
 import { listFailures } from '../store/quarantine.js';
-import { listTargets } from '../store/registry.js';
+import { listRegistered, listTargets, type RegisteredTarget } from '../store/registry.js';
 import { findRunToward, getRun, insertRun, listRuns as listRunRows, moveRunIfState, sumRun, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { chooseKeyring } from './keys.js';
@@ -80,12 +83,11 @@ export async function orderRun(context: ControlContext, request: RunRequest): Pr
     throw new KeyturnError('TARGET_INVALID', `target ${request.target} belongs to keyring ${target.keyringName}, not ${keyring.name}`, { target: request.target });
   }
   const order = { kind: request.kind, keyringId: keyring.id, targetKeyId: Number(active.id), generation: keyring.generation, targetId: target?.id, scope: request.scope, deep: request.deep, reason: request.reason };
-  const targets = await targetsOfRun(database, order);
-  if (targets.length === 0) {
+  await refuseUnhandled(context, keyring, order);
+  if ((await targetsOfRun(database, order)).length === 0) {
     const why = request.scope === undefined ? 'no target is registered for it' : 'no target of it has a scope column';
     throw new KeyturnError('TARGET_NOT_FOUND', `there is nothing to do for keyring ${keyring.name}: ${why}; see: keyturn target list`, { keyring: keyring.name });
   }
-  await refuseUnhandled(context, targets);
   const id = await database.transaction((client) => insertRun(client, order));
   return getRun(database, id);
 }
@@ -100,18 +102,22 @@ export async function findTarget(context: ControlContext, name: string): Promise
 }
 
 /** The catalogue may have changed since `init`. */
-async function refuseUnhandled(context: ControlContext, targets: readonly Target[]): Promise<void> {
+async function refuseUnhandled(context: ControlContext, keyring: StoredKeyring, request: { targetId: string | undefined; scope: string | undefined }): Promise<void> {
   const refusals: Finding[] = [];
-  for (const target of targets) refusals.push(...(await examineRegistered(context, target)).filter((finding) => finding.level === 'refuse'));
+  for (const target of await listRegistered(context.database)) {
+    if (target.keyringId !== keyring.id || (request.targetId !== undefined && target.id !== request.targetId) || (request.scope !== undefined && target.scopeAttribute === undefined)) continue;
+    refusals.push(...(await examineRegistered(context.database, target, keyring.algorithm)).filter((finding) => finding.level === 'refuse'));
+  }
   if (refusals.length === 0) return;
   throw new KeyturnError('PREFLIGHT_REFUSED', `not started: ${refusals.map(({ subject, reason, remedy }) => `${subject}: ${reason}; ${remedy}`).join(' | ')}`, { subjects: refusals.map(({ subject }) => subject) });
 }
 
-export async function examineRegistered(context: ControlContext, target: Target): Promise<readonly Finding[]> {
-  const keyring = await getKeyring(context.database, target.keyringName);
-  const table = await findTable(context.database, { oid: target.tableOid });
-  const columns = target.columns.map(({ name, columnName, path, format, bind }) => ({ name, column: columnName, path, format, bind }));
-  return examineTarget({ schema: target.schema, table: target.table, scopeColumn: target.scope?.name, columns }, table, keyring.algorithm);
+export async function examineRegistered(database: Queryable, target: RegisteredTarget, algorithm: AlgorithmName): Promise<readonly Finding[]> {
+  const table = await findTable(database, { oid: target.tableOid });
+  if (table === undefined && (await findTable(database, target)) !== undefined) {
+    return [{ level: 'refuse', check: 'table', subject: targetTitle(target), reason: 'its table was created anew since it was registered, so a run would pass its rows over', remedy: 'keyturn init' }];
+  }
+  return examineRegisteredTarget(target, table, algorithm);
 }
 
 export interface Runners {

@@ -8,7 +8,7 @@ import { getKeyring, listKeyringNames } from '../store/keys.js';
 import { hasLeader } from '../store/leadership.js';
 import { listMembers, type MemberRow } from '../store/members.js';
 import { findQueueRecord } from '../store/queue-record.js';
-import { listTargets } from '../store/registry.js';
+import { listRegistered } from '../store/registry.js';
 import { findRunToward, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { listRuns, type RunReport } from './runs.js';
@@ -66,7 +66,7 @@ async function keyringStatus(context: ControlContext, keyring: StoredKeyring, me
   const lastRun = active === undefined ? undefined : await findRunToward(database, keyring.id, Number(active.id));
   const { rows } = await database.query('SELECT extract(epoch FROM clock_timestamp() - $1::timestamptz)::float8 / 86400', [active?.activatedAt ?? null]);
   const laggards = active === undefined ? [] : findLaggards(members, { keyringId: keyring.id, writesWithKeyId: Number(active.id), expectedMembers: context.config.expectMembers });
-  const targets = (await listTargets(database)).filter((target) => target.keyringId === keyring.id).length;
+  const targets = (await listRegistered(database)).filter((target) => target.keyringId === keyring.id).length;
   return {
     keyring: keyring.name,
     generation: keyring.generation,

@@ -5,8 +5,9 @@ import { keyTitle } from '../keys/keyring.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable } from '../store/catalog.js';
 import { countByKey } from '../store/census.js';
+import type { Queryable } from '../store/database.js';
 import { getKeyring } from '../store/keys.js';
-import { listRegistered, listTargets, renameTarget } from '../store/registry.js';
+import { bindingsLost, listRegistered, listTargets, placeOf, renameColumn, renameTarget, type RegisteredTarget } from '../store/registry.js';
 import type { ControlContext } from './context.js';
 import { findTarget } from './runs.js';
 
@@ -48,7 +49,9 @@ export async function takeCensus(context: ControlContext, name: string | undefin
   for (const target of targets) {
     context.onProgress(`counting ${targetTitle(target)}`);
     const keyring = await getKeyring(database, target.keyringName);
-    for (const count of await countByKey(database, target, formatOf)) {
+    // Row security off: where it would hide rows the statement fails instead of counting too few.
+    const counts = await database.transaction((client) => countByKey(client, target, formatOf), 'BEGIN READ ONLY; SET LOCAL row_security = off');
+    for (const count of counts) {
       const key = keyring.keys.find((candidate) => candidate.id === count.keyId);
       lines.push({
         target: count.target,
@@ -63,34 +66,45 @@ export async function takeCensus(context: ControlContext, name: string | undefin
   return lines;
 }
 
-/** Points a registered target at a table of another name: the ids, and so the envelopes, stay. */
-export async function renameTargetTo(context: ControlContext, from: string, to: string): Promise<TargetListing> {
+/**
+ * Points a registered target at a table of another name, or at a table created anew: the ids, and so the envelopes, stay.
+ * `from` is the name the target was registered under, or its table's name now.
+ */
+export async function renameTargetTo(context: ControlContext, from: string, to: string, reason: string | undefined): Promise<TargetListing> {
   const { database } = context;
   const [schema, table] = to.includes('.') ? (to.split('.', 2) as [string, string]) : (['public', to] as const);
   const found = await findTable(database, { schema, table });
   if (found === undefined) throw new KeyturnError('TARGET_NOT_FOUND', `there is no table ${schema}.${table} to rename to`, { target: to });
-  const wanted = from.includes('.') ? from : `public.${from}`;
   const registry = await listRegistered(database);
-  const registered = registry.find((candidate) => targetTitle(candidate) === wanted);
-  if (registered === undefined) throw new KeyturnError('TARGET_NOT_FOUND', `there is no target "${from}"; known: ${registry.map(targetTitle).join(', ') || 'none'}`, { target: from });
+  const registered = await findRegistered(database, registry, from);
   const owner = registry.find((candidate) => candidate.tableOid === found.oid && candidate.id !== registered.id);
   if (owner !== undefined) throw new KeyturnError('TARGET_INVALID', `table ${to} is registered already as target ${targetTitle(owner)}`, { target: to });
-  const missing = registered.columns.filter((column) => !found.columns.some((candidate) => candidate.name === column.columnName));
-  if (missing.length > 0) throw new KeyturnError('TARGET_INVALID', `table ${to} lacks ${missing.map((column) => column.columnName).join(', ')}, which target ${from} encrypts`, { target: to });
-  const scopeName = (await listTargets(database)).find((target) => target.id === registered.id)?.scope?.name;
+  const isSameTable = registered.tableOid === found.oid;
+  const scopeColumn = isSameTable ? found.columns.find((column) => column.attribute === registered.scopeAttribute)?.name : registered.scopeName;
+  const lost = bindingsLost(registered, found, scopeColumn);
+  if (lost.length > 0) throw new KeyturnError('TARGET_INVALID', `table ${to} has not what the envelopes of ${from} are bound to: ${lost.join(' and ')} must be as in the registered table`, { target: to });
+  const columns = registered.columns.map((column) => ({ column, now: found.columns.find((candidate) => (isSameTable ? candidate.attribute === column.attribute : candidate.name === column.columnName)) }));
+  const missing = columns.filter(({ now }) => now === undefined);
+  if (missing.length > 0) throw new KeyturnError('TARGET_INVALID', `table ${to} lacks ${missing.map(({ column }) => column.columnName).join(', ')}, which target ${from} encrypts`, { target: to });
   await database.transaction(async (client) => {
-    await renameTarget(client, registered, {
-      tableOid: found.oid,
-      schema,
-      table,
-      keyAttributes: found.keyAttributes,
-      scopeAttribute: registered.scopeAttribute === undefined ? undefined : (found.columns.find((column) => column.name === scopeName)?.attribute ?? registered.scopeAttribute),
-    });
-    for (const column of registered.columns) {
-      await client.query('UPDATE keyturn.target_column SET attribute = $2 WHERE id = $1', [column.id, found.columns.find((candidate) => candidate.name === column.columnName)?.attribute]);
+    await renameTarget(client, registered, placeOf(found, scopeColumn), reason);
+    for (const { column, now } of columns) {
+      if (now === undefined || (now.attribute === column.attribute && now.name === column.columnName)) continue;
+      await renameColumn(client, registered, column, { name: column.name, attribute: now.attribute, columnName: now.name });
     }
   });
   const listing = (await listTargetListings(context)).find((target) => target.id === registered.id);
   if (listing === undefined) throw new KeyturnError('TARGET_NOT_FOUND', `target ${to} vanished while it was renamed`, { target: to });
   return listing;
+}
+
+async function findRegistered(database: Queryable, registry: readonly RegisteredTarget[], name: string): Promise<RegisteredTarget> {
+  const wanted = name.includes('.') ? name : `public.${name}`;
+  const byName = registry.find((candidate) => targetTitle(candidate) === wanted);
+  if (byName !== undefined) return byName;
+  for (const candidate of registry) {
+    const table = await findTable(database, { oid: candidate.tableOid });
+    if (table !== undefined && targetTitle(table) === wanted) return candidate;
+  }
+  throw new KeyturnError('TARGET_NOT_FOUND', `there is no target "${name}"; known: ${registry.map(targetTitle).join(', ') || 'none'}`, { target: name });
 }

@@ -21,7 +21,7 @@ const maxRowBytes = 65_535;
 
 /**
  * `envelope` begins with header and nonce, together `boundBytes` long; they stand in the associated data in that order.
- * Throws VALUE_INVALID where a field has the wrong length.
+ * The answer is valid until the next call. Throws VALUE_INVALID where a field has the wrong length.
  */
 export function encodeAssociatedData(envelope: Buffer, boundBytes: number, fields: BoundFields): Buffer {
   const { tenant, target, column, row } = fields;
@@ -32,10 +32,8 @@ export function encodeAssociatedData(envelope: Buffer, boundBytes: number, field
   if (rowLength > lengthBytes + maxRowBytes) {
     throw new KeyturnError('VALUE_INVALID', `a row key may take ${maxRowBytes} bytes, got ${rowLength - lengthBytes}`);
   }
-  const data = Buffer.allocUnsafe(
-    label.length + 1 + boundBytes + lengthBytes + 3 * (lengthBytes + uuidBytes) + rowLength,
-  );
-  data.set(label, 0);
+  const length = label.length + 1 + boundBytes + lengthBytes + 3 * (lengthBytes + uuidBytes) + rowLength;
+  const data = scratchOf(length);
   data[label.length] = row === undefined ? columnProfile : rowProfile;
   let at = label.length + 1;
   at += envelope.copy(data, at, 0, boundBytes);
@@ -44,7 +42,22 @@ export function encodeAssociatedData(envelope: Buffer, boundBytes: number, field
   at = writeField(data, target, at);
   at = writeField(data, column, at);
   if (row !== undefined) writeField(data, row, at);
-  return data;
+  return data.subarray(0, length);
+}
+
+// Associated data is made three times per reencrypted value and read at once: one buffer serves all calls of a thread,
+// instead of a new one for the collector each time. It holds ids and lengths, nothing secret.
+let scratch = newScratch(1_024);
+
+function newScratch(bytes: number): Buffer {
+  const made = Buffer.alloc(bytes);
+  made.set(label, 0);
+  return made;
+}
+
+function scratchOf(length: number): Buffer {
+  if (length > scratch.length) scratch = newScratch(2 * length);
+  return scratch;
 }
 
 function writeField(data: Buffer, field: Buffer, at: number): number {

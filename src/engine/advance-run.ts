@@ -5,7 +5,7 @@ import { causeToPauseFor } from '../rotation/breaker.js';
 import { findLaggards } from '../rotation/convergence.js';
 import { dispatchWindow } from '../rotation/pace.js';
 import { maxRounds, type RunKind, type RunState } from '../rotation/run.js';
-import { cancelPending, countBatches, latestFailures, recallDispatched } from '../store/batches.js';
+import { cancelPending, countBatches, countPendingRanges, latestFailures, recallDispatched } from '../store/batches.js';
 import type { Database, Queryable } from '../store/database.js';
 import { stillLeads, type Leadership } from '../store/leadership.js';
 import { getKeyring } from '../store/keys.js';
@@ -39,14 +39,19 @@ export async function advanceRun(supervision: Supervision, run: Run): Promise<vo
 async function begin(supervision: Supervision, run: Run): Promise<void> {
   const { database } = supervision;
   if (await followActiveKey(supervision, run)) return;
-  if (run.kind === 'reencrypt') {
-    const [laggard] = findLaggards(await listMembers(database), { keyringId: run.keyringId, writesWithKeyId: run.targetKeyId });
-    if (laggard !== undefined) return setHeldBack(database, run, `waiting for ${laggard.member}, which ${laggard.why}`);
-  }
+  const waiting = await findWhoToWaitFor(database, run);
+  if (waiting !== undefined) return setHeldBack(database, run, waiting);
   await leading(supervision, async (client) => {
     const pass = run.pass + 1;
     if (await moveRunIfState(client, run, { to: run.kind === 'verify' ? 'verifying' : 'running', pass })) await beginPass(client, run, pass);
   });
+}
+
+/** In words, a live member that does not write with the target key yet. */
+async function findWhoToWaitFor(database: Queryable, run: Run): Promise<string | undefined> {
+  if (run.kind !== 'reencrypt') return undefined;
+  const [laggard] = findLaggards(await listMembers(database), { keyringId: run.keyringId, writesWithKeyId: run.targetKeyId });
+  return laggard && `waiting for ${laggard.member}, which ${laggard.why}`;
 }
 
 async function proceed(supervision: Supervision, run: Run): Promise<void> {
@@ -54,14 +59,15 @@ async function proceed(supervision: Supervision, run: Run): Promise<void> {
   if (await followActiveKey(supervision, run)) return;
   if (await tripped(supervision, run)) return;
   const kind: RunKind = run.state === 'verifying' ? 'verify' : run.kind;
-  const batches = await countBatches(database, run.id, run.pass);
   const workers = (await listMembers(database)).filter((member) => member.isLive && member.kind === 'worker').length;
-  await setHeldBack(database, run, workers === 0 ? 'no live worker; start one with: keyturn worker' : undefined);
-  const wanted = 2 * dispatchWindow(workers) - batches.pending;
+  // The active key may have changed since `begin`: the scan, too, freezes a bound that all must write behind.
+  const waiting = run.state === 'running' && (await isPassSettled(database, run)) ? await findWhoToWaitFor(database, run) : undefined;
+  await setHeldBack(database, run, waiting ?? (workers === 0 ? 'no live worker; start one with: keyturn worker' : undefined));
+  if (waiting !== undefined) return;
+  const wanted = 2 * dispatchWindow(workers) - (await countPendingRanges(database, run.id, run.pass));
   if (wanted > 0) await planBatches(database, leadership, run, kind, wanted);
   await leading(supervision, async (client) => {
-    const left = await countBatches(client, run.id, run.pass);
-    if (left.pending + left.dispatched + left.running > 0 || (await listUnplanned(client, run)).length > 0) return;
+    if (!(await isPassSettled(client, run))) return;
     const move = await moveAfterPass(client, run);
     if (await moveRunIfState(client, run, move)) {
       if (move.to === 'verifying' && move.pass !== undefined) await beginPass(client, run, move.pass);
@@ -69,7 +75,12 @@ async function proceed(supervision: Supervision, run: Run): Promise<void> {
   });
 }
 
-/** Every batch of the pass is done. */
+/** Everything is planned, and every batch is done. */
+async function isPassSettled(database: Queryable, run: Run): Promise<boolean> {
+  const left = await countBatches(database, run.id, run.pass);
+  return left.pending + left.dispatched + left.running === 0 && (await listUnplanned(database, run)).length === 0;
+}
+
 async function moveAfterPass(client: Queryable, run: Run): Promise<RunMove> {
   if (run.state === 'running' && run.kind === 'reencrypt') return { to: 'verifying', pass: run.pass + 1 };
   const failures = await listFailures(client, run.id);
@@ -85,16 +96,32 @@ function describeRest(staleCells: number, failures: readonly { cause: string; ce
   return [staleCells > 0 ? `${staleCells} stale cells` : '', failed].filter((part) => part !== '').join(', ');
 }
 
-/** A reencrypt run follows the keyring to its newest key; a scan that compares with another key is void. */
+/**
+ * A reencrypt run follows the keyring to its newest key: before its second scan in place, since that scan will find what
+ * was moved to the older key; during it by starting over, since what has been compared with the older key is void.
+ */
 async function followActiveKey(supervision: Supervision, run: Run): Promise<boolean> {
   const keyring = await getKeyring(supervision.database, run.keyringName);
   const active = keyring.keys.find((key) => key.state === 'active');
   if (active === undefined || active.id === run.targetKeyId || typeof active.id !== 'number') return false;
   const keyId = active.id;
   return leading(supervision, async (client) => {
-    if (run.kind === 'reencrypt') await retargetRun(client, run, { keyId, generation: keyring.generation });
-    else await moveRunIfState(client, run, { to: 'failed', cause: `the active key changed to ${keyId}; start it again` });
+    const cause = `the active key changed to ${keyId}`;
+    if (run.kind !== 'reencrypt' || (run.state === 'verifying' && run.round >= maxRounds)) {
+      await moveRunIfState(client, run, { to: 'failed', cause: `${cause}; start it again` });
+      return;
+    }
+    await retargetRun(client, run, { keyId, generation: keyring.generation });
+    if (run.state === 'verifying') await startOver(client, run, cause);
   });
+}
+
+async function startOver(client: Queryable, run: Run, cause: string): Promise<void> {
+  const pass = run.pass + 1;
+  if (!(await moveRunIfState(client, run, { to: 'running', pass, round: run.round + 1, cause }))) return;
+  await recallDispatched(client, run.id);
+  await cancelPending(client, run.id);
+  await beginPass(client, run, pass);
 }
 
 /** A run that fails whole batches with one cause, or cannot get a batch done, pauses and asks. */

@@ -1,5 +1,6 @@
 // One encrypted column in an application's hands: encrypt before writing, decrypt after reading. Binds the value to its
 // cell (I2), so the caller names the row; never returns null or the envelope in place of plaintext (I8).
+import { isUtf8 } from 'node:buffer';
 import { decrypt, encrypt, type Cell } from '../codec.js';
 import { isWellFormed } from '../crypto/encoding.js';
 import { isKeyturnError, KeyturnError } from '../errors.js';
@@ -49,12 +50,13 @@ export function createColumn(keyrings: KeyringSource, target: Target, columnName
   const isText = column.sqlType !== 'bytea';
 
   function cellAt(row: RowAddress): Cell {
+    if (typeof row !== 'object' || row === null) throw new KeyturnError('VALUE_INVALID', `expected the address { pk${target.scope === undefined ? '' : ', scope'} } of a row of ${targetTitle(target)}, got ${row === null ? 'null' : typeof row}`, { column: title });
     return builder.cellsOf(keyTextOf(target, row.pk), scopeTextOf(target, row))(position);
   }
 
   return {
     async encrypt(row, plaintext) {
-      const stored = encrypt(keyrings.forWriting(target.keyringName), cellAt(row), bytesOf(title, plaintext));
+      const stored = encrypt(keyrings.forWriting(target.keyringName), cellAt(row), bytesOf(title, plaintext, isText));
       if (column.maxLength !== undefined && stored.length > column.maxLength) {
         throw new KeyturnError('VALUE_INVALID', `the envelope takes ${stored.length} characters and ${title} holds ${column.maxLength}; shorten the value or ALTER the column to text`, { column: title });
       }
@@ -86,8 +88,12 @@ function refuseNoCell(title: string, stored: unknown, isText: boolean): void {
   throw new KeyturnError('VALUE_INVALID', `expected the stored ${expected} of ${title}, got ${seen}`, { column: title });
 }
 
-function bytesOf(title: string, plaintext: unknown): Uint8Array {
-  if (plaintext instanceof Uint8Array) return plaintext;
+function bytesOf(title: string, plaintext: unknown, isText: boolean): Uint8Array {
+  if (plaintext instanceof Uint8Array) {
+    // A text column gives text back, so bytes that are none could be written and never be read.
+    if (isText && !isUtf8(plaintext)) throw new KeyturnError('VALUE_INVALID', `the bytes for ${title} are not UTF-8 text; keep bytes in a bytea column`, { column: title });
+    return plaintext;
+  }
   if (typeof plaintext === 'string') {
     if (!isWellFormed(plaintext)) throw new KeyturnError('VALUE_INVALID', `the plaintext for ${title} holds half a surrogate pair, which UTF-8 cannot keep`, { column: title });
     return Buffer.from(plaintext, 'utf8');
@@ -108,11 +114,17 @@ function textOf(title: string, plaintext: Buffer): string {
 
 /** The primary key as PostgreSQL prints it. Throws VALUE_INVALID. */
 export function keyTextOf(target: Target, pk: RowAddress['pk']): RowKey {
-  const values = target.key.length === 1 && typeof pk !== 'object' ? [pk] : Array.isArray(pk) ? (pk as readonly KeyValue[]) : target.key.map(({ name }) => (pk as Readonly<Record<string, KeyValue>>)[name]);
+  const values = keyValuesOf(target, pk);
   if (values.length !== target.key.length) {
     throw new KeyturnError('VALUE_INVALID', `the primary key of ${targetTitle(target)} has ${target.key.length} columns (${target.key.map(({ name }) => name).join(', ')}), got ${values.length}`, { target: targetTitle(target) });
   }
   return target.key.map((column, part) => partText(targetTitle(target), column, values[part]));
+}
+
+function keyValuesOf(target: Target, pk: unknown): readonly (KeyValue | undefined)[] {
+  if (Array.isArray(pk)) return pk as readonly KeyValue[];
+  if (typeof pk === 'object' && pk !== null) return target.key.map(({ name }) => (Object.hasOwn(pk, name) ? (pk as Readonly<Record<string, KeyValue>>)[name] : undefined));
+  return [(pk ?? undefined) as KeyValue | undefined];
 }
 
 function partText(title: string, column: Pick<KeyColumn, 'name' | 'tag'>, value: KeyValue | undefined): string {
@@ -129,7 +141,7 @@ function partText(title: string, column: Pick<KeyColumn, 'name' | 'tag'>, value:
       break;
   }
   const expected = { int: 'an integer (number, bigint or decimal text)', uuid: 'a UUID in 8-4-4-4-12 form', text: 'a string' }[column.tag];
-  throw new KeyturnError('VALUE_INVALID', `expected ${expected} for ${title}.${column.name}, got ${value === undefined ? 'nothing' : typeof value}`, { target: title });
+  throw new KeyturnError('VALUE_INVALID', `expected ${expected} for ${title}.${column.name}, got ${value === undefined || value === null ? 'nothing' : typeof value}`, { target: title });
 }
 
 function scopeTextOf(target: Target, row: RowAddress): string | null {

@@ -41,6 +41,8 @@ export interface MembershipOptions {
   readonly openRoots: (keyring: string) => Promise<readonly RootKey[]>;
   /** A refresh or heartbeat failed, or a key could not be opened; the member goes on. */
   readonly onTrouble: (error: unknown) => void;
+  /** Monotonic milliseconds; default `performance.now`. */
+  readonly now?: () => number;
 }
 
 interface Held {
@@ -55,6 +57,10 @@ interface Held {
 /** Opens every keyring, or throws (MASTER_KEY_MISMATCH, KEYRING_NOT_FOUND, …) before anything is written. */
 export async function startMembership(options: MembershipOptions): Promise<Membership> {
   const { database, store } = options;
+  const now = options.now ?? (() => performance.now());
+  /** When the last report that reached the database was begun. */
+  let reportedAtMs = -Infinity;
+  let isClosed = false;
   const held = new Map<string, Held>();
   const identity: MemberIdentity = {
     id: randomUUID(),
@@ -68,7 +74,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   };
 
   async function open(name: string): Promise<void> {
-    const readAtMs = performance.now();
+    const readAtMs = now();
     const stored = await store.findKeyring(name);
     if (stored === undefined) throw new KeyturnError('KEYRING_NOT_FOUND', `there is no keyring "${name}" in this database; run: keyturn init`, { keyring: name });
     const roots = await options.openRoots(name);
@@ -83,21 +89,24 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   }
 
   async function reload(name: string, entry: Held): Promise<Keyring> {
-    const readAtMs = performance.now();
+    const readAtMs = now();
     const stored = await store.findKeyring(name);
     if (stored === undefined) return entry.keyring;
     const known: readonly KnownRoot[] = await listRootRecords(database);
     const earlier = new Map(entry.keyring.held.map((key) => [key.id, key]));
-    entry.keyring = await openKeyring(stored, matchRoots(entry.roots, known), earlier);
-    entry.freshAtMs = readAtMs;
-    entry.refreshedAtMs = performance.now();
+    const keyring = await openKeyring(stored, matchRoots(entry.roots, known), earlier);
+    // A slower read that began before a newer snapshot arrived must not bring the older one back: the member may have
+    // reported already that it writes with the newer key.
+    if (keyring.generation >= entry.keyring.generation) entry.keyring = keyring;
+    entry.freshAtMs = Math.max(entry.freshAtMs, readAtMs);
+    entry.refreshedAtMs = now();
     return entry.keyring;
   }
 
   function refresh(name: string): Promise<Keyring> {
     const entry = get(name);
     if (entry.refreshing !== undefined) return entry.refreshing;
-    if (performance.now() - entry.refreshedAtMs < minRefreshGapMs) return Promise.resolve(entry.keyring);
+    if (now() - entry.refreshedAtMs < minRefreshGapMs) return Promise.resolve(entry.keyring);
     entry.refreshing = reload(name, entry).finally(() => {
       entry.refreshing = undefined;
     });
@@ -105,7 +114,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   }
 
   async function cycle(): Promise<void> {
-    const readAtMs = performance.now();
+    const readAtMs = now();
     const generations = await store.generations();
     for (const [name, generation] of generations) {
       const entry = held.get(name);
@@ -118,12 +127,12 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
       }
     }
     await beat(database, identity, [...held.values()].map(({ keyring }) => reportOf(keyring)));
+    reportedAtMs = readAtMs;
   }
 
   for (const name of options.keyrings ?? (await store.generations()).keys()) await open(name);
   await cycle();
 
-  let isClosed = false;
   let running: Promise<void> = Promise.resolve();
   const timer = setInterval(() => {
     running = running.then(cycle).catch(options.onTrouble);
@@ -138,7 +147,9 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     current: (name) => get(name).keyring,
     forWriting(name) {
       const entry = get(name);
-      const ageMs = performance.now() - entry.freshAtMs;
+      if (isClosed) throw new KeyturnError('KEYRING_STALE', `this member has left, so nobody waits for it before keyring ${name} changes; open Keyturn again to encrypt`, { keyring: name });
+      // Both are needed: what it knows, and that the others know it is here.
+      const ageMs = now() - Math.min(entry.freshAtMs, reportedAtMs);
       if (ageMs <= staleAfterMs) return entry.keyring;
       throw new KeyturnError('KEYRING_STALE', `the snapshot of keyring ${name} is ${Math.round(ageMs / 1000)} s old, over ${staleAfterMs / 1000} s; encrypting stops until the control tables answer again`, { keyring: name });
     },

@@ -4,7 +4,7 @@ import type { AlgorithmName } from '../crypto/algorithms.js';
 import { formatByName, formatNames } from '../formats/registry.js';
 import { keyTags, targetTitle } from '../rotation/target.js';
 import type { CatalogColumn, CatalogTable } from '../store/catalog.js';
-import { columnType } from '../store/registry.js';
+import { bindingsLost, columnType, type RegisteredTarget } from '../store/registry.js';
 
 export interface Finding {
   readonly level: 'ok' | 'warn' | 'refuse';
@@ -37,8 +37,25 @@ export function examineTarget(target: ExaminedTarget, table: CatalogTable | unde
     ...examineScope(title, target, table),
     ...target.columns.flatMap((column) => examineColumn(`${title}.${column.name}`, column, table, algorithm)),
     ...examineOverlaps(title, target),
-    ...examineTriggers(title, table),
+    ...examineTriggers(title, target, table),
   ];
+}
+
+/**
+ * The same for a registered target, under today's names, and whether its envelopes are still bound to what the table has.
+ * `table` is the registered one, by oid.
+ */
+export function examineRegisteredTarget(target: RegisteredTarget, table: CatalogTable | undefined, algorithm: AlgorithmName | undefined): readonly Finding[] {
+  if (table === undefined) {
+    return [find('warn', 'table', targetTitle(target), 'its table was dropped, so nothing of it is left to rotate', `keyturn target rename ${targetTitle(target)} NEW, if its rows live on in another table`)];
+  }
+  const title = targetTitle(table);
+  const nameOf = (attribute: number): string | undefined => table.columns.find((column) => column.attribute === attribute)?.name;
+  const scopeColumn = target.scopeAttribute === undefined ? undefined : (nameOf(target.scopeAttribute) ?? target.scopeName);
+  const columns = target.columns.map(({ name, attribute, columnName, path, format, bind }) => ({ name, column: nameOf(attribute) ?? columnName, path, format, bind }));
+  // A table without any primary key is refused for that already.
+  const lost = (table.keyAttributes.length === 0 ? [] : bindingsLost(target, table, scopeColumn)).map((what) => find('refuse', 'binding', title, `${what} is not the one it was registered with, and every envelope is bound to it`, 'change it back'));
+  return [...examineTarget({ schema: table.schema, table: table.table, scopeColumn, columns }, table, algorithm), ...lost];
 }
 
 function examineRelation(title: string, table: CatalogTable): readonly Finding[] {
@@ -47,8 +64,17 @@ function examineRelation(title: string, table: CatalogTable): readonly Finding[]
     const kind = { v: 'a view', m: 'a materialized view', f: 'a foreign table' }[table.kind] ?? 'not a table';
     findings.push(find('refuse', 'table', title, `it is ${kind}`, 'register the table that holds the rows'));
   }
-  if (table.rowSecurityApplies) {
+  if (table.rowSecurity === 'applies') {
     findings.push(find('refuse', 'row security', title, 'row-level security hides rows from the connected role, so they would be missed', `connect as a role with BYPASSRLS or as the owner: ALTER ROLE … BYPASSRLS`));
+  }
+  if (table.rowSecurity === 'others') {
+    findings.push(find('warn', 'row security', title, 'row-level security is on; it does not apply to the connected role, but may to the role that workers connect as, whose batches would then be refused', 'ALTER ROLE … BYPASSRLS for the role of the workers'));
+  }
+  if (table.updateRules.length > 0) {
+    findings.push(find('refuse', 'rules', title, `rule ${table.updateRules.join(', ')} rewrites every UPDATE, so rows would not change, or not alone`, 'replace it by a trigger'));
+  }
+  if (table.partitionOf !== undefined) {
+    findings.push(find('refuse', 'partitions', title, `it is a partition of ${table.partitionOf}, and a row that moves to another partition would leave its envelope unreadable`, `register ${table.partitionOf}`));
   }
   if (table.foreignPartitions.length > 0) {
     findings.push(find('refuse', 'partitions', title, `it has foreign partitions (${table.foreignPartitions.join(', ')}), whose rows cannot be moved here`, 'detach them, or move their rows where they live'));
@@ -67,7 +93,12 @@ function examinePrimaryKey(title: string, table: CatalogTable): readonly Finding
   if (table.isKeyDeferrable) findings.push(find('refuse', 'primary key', title, 'its primary key is deferrable, so it may hold duplicates inside a transaction', 'make it NOT DEFERRABLE'));
   for (const attribute of table.keyAttributes) {
     const column = table.columns.find((candidate) => candidate.attribute === attribute);
-    if (column === undefined || (keyTags[column.type] !== undefined && !column.isDomain)) continue;
+    if (column === undefined) continue;
+    if (keyTags[column.type] !== undefined && !column.isDomain) {
+      if (!column.isLooselyCollated) continue;
+      findings.push(find('warn', 'primary key', `${title}.${column.name}`, 'its collation calls different texts equal, but envelopes are bound to the exact text', 'address each row by its key as it is stored'));
+      continue;
+    }
     findings.push(
       find('refuse', 'primary key', `${title}.${column.name}`, `a ${column.type} key prints differently by setting or padding, so it cannot be bound into envelopes`, `use one of ${Object.keys(keyTags).join(', ')}, or add an identity column as primary key`),
     );
@@ -79,6 +110,9 @@ function examineScope(title: string, target: ExaminedTarget, table: CatalogTable
   if (target.scopeColumn === undefined) return [];
   const column = table.columns.find((candidate) => candidate.name === target.scopeColumn);
   if (column === undefined) return [find('refuse', 'scope', `${title}.${target.scopeColumn}`, 'there is no such tenant column', 'check scope: in keyturn.yaml')];
+  if (target.columns.some((encrypted) => encrypted.column === column.name)) {
+    return [find('refuse', 'scope', `${title}.${column.name}`, 'the tenant column is itself encrypted, and envelopes are bound to it', 'name a column that is not encrypted')];
+  }
   if (keyTags[column.type] !== undefined) return [];
   return [find('refuse', 'scope', `${title}.${column.name}`, `a tenant column of type ${column.type} has no one text form`, `use one of ${Object.keys(keyTags).join(', ')}`)];
 }
@@ -88,7 +122,10 @@ function examineColumn(subject: string, column: ExaminedTarget['columns'][number
   if (found === undefined) return [find('refuse', 'column', subject, `the table has no column "${column.column}"`, 'check the name in keyturn.yaml; a renamed column is followed by keyturn init under its new name')];
   const format = formatByName(column.format);
   if (format === undefined) return [find('refuse', 'format', subject, `format "${column.format}" is unknown`, `use one of ${formatNames.join(', ')}`)];
-  const findings: Finding[] = [...examineColumnType(subject, column, found), ...examineDependents(subject, table, found)];
+  const findings: Finding[] = [...examineColumnType(subject, column, found), ...examineDependents(subject, table, found, column.path !== undefined)];
+  if (found.hasDefault && column.path === undefined) {
+    findings.push(find('warn', 'default', subject, 'a row inserted without a value takes the default of the column, which is no envelope', `ALTER TABLE … ALTER COLUMN "${column.column}" DROP DEFAULT`));
+  }
   if (table.keyAttributes.includes(found.attribute)) findings.push(find('refuse', 'column', subject, 'it is part of the primary key, which envelopes are bound to', 'encrypt another column'));
   if (found.maxLength !== undefined && algorithm !== undefined) {
     const least = format.storedLength(0, algorithm, 'text');
@@ -116,23 +153,39 @@ function examineColumnType(subject: string, column: ExaminedTarget['columns'][nu
   return [find('refuse', 'column type', subject, `${found.type} holds no envelopes`, 'use text, varchar, bytea, or jsonb with paths')];
 }
 
-function examineDependents(subject: string, table: CatalogTable, found: CatalogColumn): readonly Finding[] {
+function examineDependents(subject: string, table: CatalogTable, found: CatalogColumn, isDocument: boolean): readonly Finding[] {
   return table.dependents
     .filter((dependent) => dependent.attribute === found.attribute)
     .map(({ kind, name }) => {
       switch (kind) {
-        case 'unique index':
-          return find('refuse', 'unique index', subject, `unique index ${name} compares envelopes, which always differ, so it enforces nothing`, 'drop it; use a keyed digest in a column of its own');
-        case 'generated column':
-          return find('refuse', 'generated column', subject, `generated column ${name} is computed from the envelope`, 'drop it; it changes with every rotation');
+        case 'view':
+          return find('warn', 'materialized view', subject, `materialized view ${name} keeps copies of envelopes until refreshed`, `REFRESH MATERIALIZED VIEW ${name} after the run, and drop it before retiring the key`);
         case 'check':
           return find('warn', 'check', subject, `check ${name} reads the envelope, and a failing check prints the row`, 'make sure that it holds for every envelope, or drop it');
-        case 'view':
-          return find('warn', 'materialized view', subject, `materialized view ${name} keeps copies of envelopes until refreshed`, `REFRESH MATERIALIZED VIEW ${name} after the run and before retiring the key`);
-        case 'index':
-          return find('warn', 'index', subject, `index ${name} on the envelope slows every rewrite and finds nothing`, 'drop it');
+        case 'foreign key':
+          return find('refuse', 'foreign key', subject, `foreign key ${name} compares envelopes, which always differ`, 'drop it; refer to another column');
+        default:
+          return isDocument ? documentDependent(subject, kind, name) : cellDependent(subject, kind, name);
       }
     });
+}
+
+type Derived = 'index' | 'unique index' | 'generated column';
+
+function cellDependent(subject: string, kind: Derived, name: string): Finding {
+  switch (kind) {
+    case 'unique index':
+      return find('refuse', 'unique index', subject, `unique index ${name} compares envelopes, which always differ, so it enforces nothing`, 'drop it; use a keyed digest in a column of its own');
+    case 'generated column':
+      return find('refuse', 'generated column', subject, `generated column ${name} is computed from the envelope`, 'drop it; it changes with every rotation');
+    case 'index':
+      return find('warn', 'index', subject, `index ${name} on the envelope slows every rewrite and finds nothing`, 'drop it');
+  }
+}
+
+/** The catalogue does not tell which paths of a document an expression reads. */
+function documentDependent(subject: string, kind: Derived, name: string): Finding {
+  return find('warn', kind, subject, `${kind} ${name} is computed from the document that holds the envelope`, 'make sure that it reads other paths: from this one it gets an envelope, which changes with every rotation');
 }
 
 /** Two registrations of the same bytes would write over each other. */
@@ -148,9 +201,10 @@ function examineOverlaps(title: string, target: ExaminedTarget): readonly Findin
   );
 }
 
-function examineTriggers(title: string, table: CatalogTable): readonly Finding[] {
+function examineTriggers(title: string, target: ExaminedTarget, table: CatalogTable): readonly Finding[] {
+  const rewritten = new Set(target.columns.map(({ column }) => column));
   return table.updateTriggers
-    .filter((trigger) => !trigger.optsOut)
+    .filter((trigger) => !trigger.optsOut && trigger.columns?.some((column) => rewritten.has(column)) !== false)
     .map((trigger) =>
       find(
         'warn',

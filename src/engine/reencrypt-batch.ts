@@ -3,26 +3,25 @@
 // A slice is read (read-only transaction), decrypted and reencrypted (no transaction open), and then written in one
 // transaction: lock the rows that are free, in key order; rewrite those whose envelope is still the one that was read
 // (I3); quarantine what does not decrypt; list what lost a race as a follow-up batch; advance cursor, counts and lease
-// (I4); commit. While one slice is written the next is read and reencrypted.
+// (I4); commit. While one slice is written, the next ones are read and reencrypted.
 //
 // Who is right after a crash: PostgreSQL. Before the commit nothing happened and the next worker reads the same slice;
 // after it the cursor stands behind the slice. A worker that lost its lease finds zero batch rows to advance and rolls
 // back. A dry run takes the same way without lock and rewrite.
-import { reencrypt, type Examined } from '../codec.js';
 import { isKeyturnError, KeyturnError } from '../errors.js';
 import type { Keyring } from '../keys/keyring.js';
 import { countRows, type CellOutcome } from '../rotation/outcome.js';
 import { followUpDelayMs, initialSlicePace, maxFollowUps, paceAfterTimeout, paceAfterWrite, type SlicePace } from '../rotation/pace.js';
-import type { RunState } from '../rotation/run.js';
+import { isWorking, type RunState } from '../rotation/run.js';
 import type { RowKey, Target } from '../rotation/target.js';
 import { advanceIfLeased, finishIfLeased, insertBatch, type CellList, type ClaimedBatch } from '../store/batches.js';
-import { createCellStore, sliceSettings, type CellRow, type CellStore, type Replacement } from '../store/cells.js';
+import { createCellStore, sliceSettings, type CellRow, type CellStore, type Positions } from '../store/cells.js';
 import { sqlstateOf, type Queryable } from '../store/database.js';
 import { quarantineCells, type QuarantinedCell } from '../store/quarantine.js';
 import { getTarget } from '../store/registry.js';
 import { Blocked, LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
-import { createCellBuilder, type CellBuilder } from './cells-of-target.js';
 import type { BatchEnd, BatchServices } from './services.js';
+import { cellCodes, type TreatedRows } from './treat-rows.js';
 
 export const beginRead = `BEGIN READ ONLY; ${sliceSettings}; SET LOCAL statement_timeout = '30s'`;
 /** A worker stopped between two statements must not keep application rows locked: the server ends it. */
@@ -31,47 +30,20 @@ const beginWrite = `BEGIN; ${sliceSettings}; SET LOCAL lock_timeout = '200ms'; S
 const maxSliceBytes = 2_000_000;
 /** Until the width of rows is known. */
 const firstSliceRows = 50;
-/** Event loop turns between so many cells, so that statements of the write under way are not kept waiting. */
-const cellsPerTurn = 64;
 const maxTransientRetries = 5;
 
-/** A row after decrypting and reencrypting: per encrypted column what became of its cell, null where there is none. */
-interface TreatedRow {
-  readonly key: RowKey;
-  readonly cells: readonly ({ readonly read: string | Buffer; readonly examined: Examined } | null)[];
-}
-
-interface PreparedSlice {
-  readonly rows: readonly TreatedRow[];
+interface ReadSlice {
+  readonly rows: readonly CellRow[];
+  /** Columns to visit per row; undefined for all. */
+  readonly visited: readonly (readonly boolean[])[] | undefined;
   readonly before: RowKey | undefined;
   readonly cursor: RowKey;
   readonly isLast: boolean;
-  readonly bytes: number;
   readonly readMs: number;
-  readonly cryptoMs: number;
 }
 
-/** Runs a claimed batch until it is done, its lease is lost, or `signal` asks to stop (within one slice). */
-export async function reencryptBatch(services: BatchServices, batch: ClaimedBatch, signal: AbortSignal): Promise<BatchEnd> {
-  const visit = await startVisit(services, batch);
-  if (visit === undefined) return (await finishIfLeased(services.database, batch)) ? { end: 'done' } : { end: 'lost' };
-  try {
-    return await walk(visit, signal);
-  } catch (error) {
-    return releaseAfter(services, batch, error);
-  }
-}
-
-/** Undefined when the table is gone and with it the batch's work. */
-async function startVisit(services: BatchServices, batch: ClaimedBatch): Promise<Visit | undefined> {
-  try {
-    const target = await getTarget(services.database, batch.targetId);
-    const cluster = services.keyrings.current(batch.run.keyringName).cluster;
-    return { services, batch, target, store: createCellStore(target), builder: createCellBuilder(target, cluster), pace: initialSlicePace, rowLimit: firstSliceRows, careful: undefined };
-  } catch (error) {
-    if (isKeyturnError(error, 'TARGET_NOT_FOUND')) return undefined;
-    throw error;
-  }
+interface PreparedSlice extends ReadSlice {
+  readonly treated: TreatedRows;
 }
 
 interface Visit {
@@ -79,39 +51,84 @@ interface Visit {
   readonly batch: ClaimedBatch;
   readonly target: Target;
   readonly store: CellStore;
-  readonly builder: CellBuilder;
   pace: SlicePace;
   /** From the bytes per row seen so far. */
   rowLimit: number;
   /** Rows per slice while a statement that data made fail is narrowed down to its row. */
   careful: number | undefined;
+  /** Slices that are read and reencrypted ahead of the one being written, in key order. */
+  ahead: Ahead[];
+}
+
+/** Each resolves to undefined behind the last slice. */
+interface Ahead {
+  readonly read: Promise<ReadSlice | undefined>;
+  readonly prepared: Promise<PreparedSlice | undefined>;
+}
+
+/** Two slices in the hands of the threads and one being read keep the writer busy; more would only hold memory. */
+const slicesAhead = 3;
+
+/** Runs a claimed batch until it is done, its lease is lost, or `signal` asks to stop (within one slice). */
+export async function reencryptBatch(services: BatchServices, batch: ClaimedBatch, signal: AbortSignal): Promise<BatchEnd> {
+  try {
+    const target = await getTarget(services.database, batch.targetId);
+    return await walk({ services, batch, target, store: createCellStore(target), pace: initialSlicePace, rowLimit: firstSliceRows, careful: undefined, ahead: [] }, signal);
+  } catch (error) {
+    // The table is gone and with it the batch's work.
+    if (isKeyturnError(error, 'TARGET_NOT_FOUND')) return finish(services, batch);
+    return releaseAfter(services, batch, error);
+  }
+}
+
+async function finish(services: BatchServices, batch: ClaimedBatch): Promise<BatchEnd> {
+  return (await finishIfLeased(services.database, batch)) ? { end: 'done' } : { end: 'lost' };
 }
 
 async function walk(visit: Visit, signal: AbortSignal): Promise<BatchEnd> {
   const { services, batch } = visit;
   let transientRetries = 0;
-  let prepared = await prepare(visit, batch.cursor);
-  while (prepared !== undefined) {
-    if (signal.aborted) {
-      return releaseToStop(services, batch);
-    }
-    const slice: PreparedSlice = prepared;
-    const next = slice.isLast ? Promise.resolve(undefined) : prepare(visit, slice.cursor);
-    const [written, following] = await Promise.allSettled([write(visit, slice), next]);
-    if (written.status === 'rejected') {
-      prepared = await again(visit, slice, written.reason, ++transientRetries);
+  startBehind(visit, batch.cursor);
+  let slice = await takePrepared(visit);
+  while (slice !== undefined) {
+    if (signal.aborted) return releaseToStop(services, batch);
+    let runState: RunState;
+    try {
+      runState = await write(visit, slice);
+    } catch (error) {
+      await makeReadyToRepeat(visit, slice, error, ++transientRetries);
+      slice = await takePrepared(visit);
       continue;
     }
     transientRetries = 0;
     await services.reachPoint('batch.after_commit');
     if (slice.isLast) return { end: 'done' };
-    if (written.value !== 'running' && written.value !== 'verifying') {
-      return releaseToStop(services, batch);
-    }
-    if (following.status === 'rejected') throw following.reason;
-    prepared = following.value;
+    if (!isWorking(runState)) return releaseToStop(services, batch);
+    slice = await takePrepared(visit);
   }
-  return (await finishIfLeased(services.database, batch)) ? { end: 'done' } : { end: 'lost' };
+  return finish(services, batch);
+}
+
+/** Drops what was prepared and begins anew behind `after`. */
+function startBehind(visit: Visit, after: RowKey | undefined): void {
+  visit.ahead = [sendAhead(visit, read(visit, after))];
+}
+
+function sendAhead(visit: Visit, reading: Promise<ReadSlice | undefined>): Ahead {
+  const prepared = reading.then((slice) => (slice === undefined ? undefined : treat(visit, slice)));
+  // Nobody may come for it; its failure then matters to nobody.
+  prepared.catch(() => undefined);
+  return { read: reading, prepared };
+}
+
+/** The next slice, once it is reencrypted; keeps the ones behind it coming. Undefined when nothing is left. */
+async function takePrepared(visit: Visit): Promise<PreparedSlice | undefined> {
+  while (visit.ahead.length < slicesAhead) {
+    const last = visit.ahead.at(-1);
+    if (last === undefined) break;
+    visit.ahead.push(sendAhead(visit, last.read.then((slice) => (slice === undefined || slice.isLast ? undefined : read(visit, slice.cursor)))));
+  }
+  return visit.ahead.shift()?.prepared;
 }
 
 /** Lock and statement timeouts, deadlocks, serialisation failures: the slice is tried again, smaller. */
@@ -119,8 +136,8 @@ const transientStates = new Set(['57014', '55P03', '40P01', '40001']);
 /** Statement classes that the data of one row can cause: too long, out of range, a constraint, a raising trigger. */
 const dataClasses = new Set(['22', '23', 'P0']);
 
-/** After a failed write: the same slice again, smaller; throws what trying again cannot mend. */
-async function again(visit: Visit, slice: PreparedSlice, error: unknown, retries: number): Promise<PreparedSlice | undefined> {
+/** After a failed write: the same slice again, smaller. Throws what trying again cannot mend. */
+async function makeReadyToRepeat(visit: Visit, slice: PreparedSlice, error: unknown, retries: number): Promise<void> {
   const sqlstate = sqlstateOf(error) ?? '';
   if (transientStates.has(sqlstate) && retries <= maxTransientRetries) {
     visit.pace = paceAfterTimeout(visit.pace);
@@ -130,53 +147,50 @@ async function again(visit: Visit, slice: PreparedSlice, error: unknown, retries
   } else {
     throw error;
   }
-  return prepare(visit, slice.before);
+  startBehind(visit, slice.before);
 }
 
 function delay(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-/** Reads the slice behind `after` and reencrypts it. Undefined when nothing is left. */
-async function prepare(visit: Visit, after: RowKey | undefined): Promise<PreparedSlice | undefined> {
+async function treat(visit: Visit, slice: ReadSlice): Promise<PreparedSlice> {
   const { services, batch } = visit;
-  const limit = Math.min(visit.careful ?? visit.pace.rows, visit.rowLimit);
-  const readFrom = performance.now();
-  const read = await services.database.transaction((client) => (batch.cells === undefined ? readRange(visit, client, after, limit) : readList(visit, client, batch.cells, after, limit)), beginRead);
-  const readMs = performance.now() - readFrom;
-  if (read === undefined) return undefined;
   await services.reachPoint('batch.after_read');
   const keyring = await keyringFor(services, batch);
-  const { rows, bytes, cryptoMs } = await treat(visit, keyring, read);
-  if (read.rows.length > 0) visit.rowLimit = Math.max(1, Math.floor(maxSliceBytes / Math.max(1, bytes / read.rows.length)));
-  return { rows, before: after, cursor: read.cursor, isLast: read.isLast, bytes, readMs, cryptoMs };
+  const treated = await services.crypto.treat({ keyring, target: visit.target, rows: slice.rows, visited: slice.visited });
+  if (treated.blocked !== undefined) throw new Blocked(treated.blocked.cause, String(treated.blocked.keyId));
+  if (treated.rows > 0) visit.rowLimit = Math.max(1, Math.floor(maxSliceBytes / Math.max(1, treated.bytes / treated.rows)));
+  return { ...slice, treated };
 }
 
-interface ReadSlice {
-  readonly rows: readonly CellRow[];
-  /** Columns to visit per row; undefined for all. */
-  readonly masks: readonly (readonly boolean[])[] | undefined;
-  readonly cursor: RowKey;
-  readonly isLast: boolean;
+async function read(visit: Visit, after: RowKey | undefined): Promise<ReadSlice | undefined> {
+  const { services, batch } = visit;
+  const limit = Math.min(visit.careful ?? visit.pace.rows, visit.rowLimit);
+  const startedAt = performance.now();
+  const found = await services.database.transaction((client) => (batch.cells === undefined ? readRange(visit, client, after, limit) : readList(visit, client, batch.cells, after, limit)), beginRead);
+  return found === undefined ? undefined : { ...found, before: after, readMs: performance.now() - startedAt };
 }
 
-async function readRange(visit: Visit, client: Queryable, after: RowKey | undefined, limit: number): Promise<ReadSlice | undefined> {
+type FoundSlice = Omit<ReadSlice, 'before' | 'readMs'>;
+
+async function readRange(visit: Visit, client: Queryable, after: RowKey | undefined, limit: number): Promise<FoundSlice | undefined> {
   const { batch, store } = visit;
   const rows = await store.readRange(client, { after: after ?? batch.after, upto: batch.upto }, limit, batch.run.scope);
   const last = rows.at(-1);
-  return last === undefined ? undefined : { rows, masks: undefined, cursor: last.key, isLast: rows.length < limit };
+  return last === undefined ? undefined : { rows, visited: undefined, cursor: last.key, isLast: rows.length < limit };
 }
 
 /** A list's cursor is the number of its rows settled; rows gone by now are not examined. */
-async function readList(visit: Visit, client: Queryable, list: CellList, after: RowKey | undefined, limit: number): Promise<ReadSlice | undefined> {
+async function readList(visit: Visit, client: Queryable, list: CellList, after: RowKey | undefined, limit: number): Promise<FoundSlice | undefined> {
   const settled = Number(after?.[0] ?? 0);
   const wanted = list.rows.slice(settled, settled + limit);
   if (wanted.length === 0) return undefined;
   const rows = await visit.store.readRows(client, wanted.map((row) => row.key));
-  const visited = new Map(wanted.map((row) => [keyName(row.key), new Set(row.columns.map((position) => list.columns[position]))]));
+  const columnsOf = new Map(wanted.map((row) => [keyName(row.key), new Set(row.columns.map((position) => list.columns[position]))]));
   return {
     rows,
-    masks: rows.map((row) => visit.target.columns.map((column) => visited.get(keyName(row.key))?.has(column.id) === true)),
+    visited: rows.map((row) => visit.target.columns.map((column) => columnsOf.get(keyName(row.key))?.has(column.id) === true)),
     cursor: [String(settled + wanted.length)],
     isLast: settled + wanted.length >= list.rows.length,
   };
@@ -195,150 +209,112 @@ async function keyringFor(services: BatchServices, batch: ClaimedBatch): Promise
   throw new KeyturnError('KEYRING_STALE', `this worker holds generation ${keyring.generation} of keyring ${name}, the run needs ${batch.run.generation}`, { keyring: name });
 }
 
-async function treat(visit: Visit, keyring: Keyring, read: ReadSlice): Promise<{ rows: TreatedRow[]; bytes: number; cryptoMs: number }> {
-  let bytes = 0;
-  let cells = 0;
-  let cryptoMs = 0;
-  let turnFrom = performance.now();
-  const rows: TreatedRow[] = [];
-  for (const [at, row] of read.rows.entries()) {
-    const mask = read.masks?.[at];
-    const cellOf = visit.builder.cellsOf(row.key, row.scope);
-    const treated: TreatedRow['cells'][number][] = [];
-    for (const [column, stored] of row.values.entries()) {
-      if (stored === null || mask?.[column] === false) {
-        treated.push(null);
-        continue;
-      }
-      bytes += stored.length;
-      cells++;
-      const examined = reencrypt(keyring, cellOf(column), stored);
-      if (examined.outcome === 'blocked') throw new Blocked(examined.cause, String(examined.keyId));
-      treated.push({ read: stored, examined });
-    }
-    rows.push({ key: row.key, cells: treated });
-    if (cells >= cellsPerTurn) {
-      cells = 0;
-      cryptoMs += performance.now() - turnFrom;
-      await new Promise(setImmediate);
-      turnFrom = performance.now();
-    }
-  }
-  return { rows, bytes, cryptoMs: cryptoMs + performance.now() - turnFrom };
-}
-
 /** Writes one slice in one transaction and answers the run's state. Throws LeaseLost after rolling back. */
 async function write(visit: Visit, slice: PreparedSlice): Promise<RunState> {
   const { services, batch } = visit;
-  const writeFrom = performance.now();
+  const startedAt = performance.now();
   try {
-    return await services.database.transaction((client) => writeIn(client, visit, slice, writeFrom), beginWrite);
+    return await services.database.transaction((client) => writeIn(client, visit, slice, startedAt), beginWrite);
   } catch (error) {
     if (slice.rows.length !== 1 || !dataClasses.has((sqlstateOf(error) ?? '').slice(0, 2))) throw error;
     // One row whose new envelope the database refuses: quarantined with the SQLSTATE, the rest of the batch goes on.
     visit.careful = undefined;
-    const refused = refusal(visit.target, slice, `REFUSED_${sqlstateOf(error)}`);
-    return services.database.transaction((client) => settle(client, visit, slice, { ...refused, writeFrom }), beginWrite);
+    const cause = `REFUSED_${sqlstateOf(error)}`;
+    return await services.database.transaction((client) => settle(client, visit, slice, { unwritten: new Set(slice.treated.stale), refusedFor: cause, startedAt }), beginWrite);
   } finally {
-    const writeSeconds = (performance.now() - writeFrom) / 1000;
-    if (batch.kind === 'reencrypt') visit.pace = paceAfterWrite(visit.pace, slice.rows.length, writeSeconds);
+    const seconds = (performance.now() - startedAt) / 1000;
+    if (batch.kind === 'reencrypt') visit.pace = paceAfterWrite(visit.pace, slice.rows.length, seconds);
     if (visit.careful !== undefined && slice.rows.length <= visit.careful) visit.careful = Math.min(visit.careful * 2, visit.pace.rows);
   }
 }
 
-async function writeIn(client: Queryable, visit: Visit, slice: PreparedSlice, writeFrom: number): Promise<RunState> {
+async function writeIn(client: Queryable, visit: Visit, slice: PreparedSlice, startedAt: number): Promise<RunState> {
   const { services, batch, store } = visit;
-  const rewritten = new Set<RowKey>();
-  const stale = slice.rows.filter((row) => row.cells.some((cell) => cell?.examined.outcome === 'reencrypted'));
-  if (batch.kind === 'dry_run') {
-    for (const row of stale) rewritten.add(row.key);
-  } else if (stale.length > 0) {
-    const locked = await store.lockUnlessBusy(client, stale.map((row) => row.key));
-    const free = stale.filter((_, at) => locked.has(at));
+  const { stale, replacements } = slice.treated;
+  let rewritten: Positions = 'all';
+  if (batch.kind !== 'dry_run' && stale.length > 0) {
+    const locked = await store.lockUnlessBusy(client, replacements);
     await services.reachPoint('batch.before_update');
-    const replaced = free.length === 0 ? new Set<number>() : await store.replaceIfUnchanged(client, free.map(replacementOf));
-    for (const [at, row] of free.entries()) if (replaced.has(at)) rewritten.add(row.key);
+    rewritten = locked !== 'all' && locked.size === 0 ? locked : await store.replaceIfUnchanged(client, replacements, locked);
   }
-  const outcomes = slice.rows.map((row) => row.cells.map((cell) => (cell === null ? null : outcomeOf(cell.examined, rewritten.has(row.key)))));
-  return settle(client, visit, slice, { outcomes, failures: failuresOf(visit.target, slice), writeFrom });
+  return settle(client, visit, slice, { unwritten: missingFrom(rewritten, stale), refusedFor: undefined, startedAt });
 }
 
-function replacementOf(row: TreatedRow): Replacement {
-  return { key: row.key, cells: row.cells.map((cell) => (cell?.examined.outcome === 'reencrypted' ? { read: cell.read, replacement: cell.examined.replacement } : null)) };
-}
-
-function outcomeOf(examined: Examined, isRewritten: boolean): CellOutcome {
-  if (examined.outcome === 'reencrypted') return isRewritten ? 'reencrypted' : 'conflicted';
-  return examined.outcome === 'current' ? 'current' : 'failed';
+/** `rewritten`: positions among the stale rows. */
+function missingFrom(rewritten: Positions, stale: readonly number[]): ReadonlySet<number> {
+  return rewritten === 'all' ? new Set() : new Set(stale.filter((_, position) => !rewritten.has(position)));
 }
 
 interface Settlement {
-  readonly outcomes: readonly (readonly (CellOutcome | null)[])[];
-  readonly failures: readonly QuarantinedCell[];
-  readonly writeFrom: number;
+  /** Rows whose new envelopes were not written. */
+  readonly unwritten: ReadonlySet<number>;
+  /** Why the database refused them; undefined where they lost a race. */
+  readonly refusedFor: string | undefined;
+  readonly startedAt: number;
+}
+
+/** Per row the outcomes of its cells; the array is reused, so read it before the next. */
+function* outcomesOf(slice: PreparedSlice, unwritten: ReadonlySet<number>, unwrittenAs: 'conflicted' | 'failed'): Generator<readonly CellOutcome[]> {
+  const { codes, rows } = slice.treated;
+  const width = rows === 0 ? 0 : codes.length / rows;
+  const cells: CellOutcome[] = [];
+  for (let row = 0; row < rows; row++) {
+    cells.length = 0;
+    for (let at = row * width; at < (row + 1) * width; at++) {
+      const code = codes[at];
+      if (code === cellCodes.reencrypted) cells.push(unwritten.has(row) ? unwrittenAs : 'reencrypted');
+      else if (code === cellCodes.current) cells.push('current');
+      else if (code === cellCodes.failed) cells.push('failed');
+    }
+    yield cells;
+  }
+}
+
+/** Cells of rows that were not written, as row position and columns. */
+function unwrittenCells(slice: PreparedSlice, unwritten: ReadonlySet<number>): readonly { readonly key: RowKey; readonly columns: readonly number[] }[] {
+  const { codes, rows } = slice.treated;
+  const width = rows === 0 ? 0 : codes.length / rows;
+  return [...unwritten].map((row) => ({
+    key: slice.rows[row]?.key ?? [],
+    columns: Array.from({ length: width }, (_, column) => column).filter((column) => codes[row * width + column] === cellCodes.reencrypted),
+  }));
 }
 
 function failuresOf(target: Target, slice: PreparedSlice): QuarantinedCell[] {
-  return slice.rows.flatMap((row) =>
-    row.cells.flatMap((cell, column) => (cell?.examined.outcome === 'failed' ? [quarantined(target, row.key, column, cell.examined.cause, numberOf(cell.examined.keyId))] : [])),
-  );
-}
-
-/** Every cell of the slice that is not current failed with `cause`. */
-function refusal(target: Target, slice: PreparedSlice, cause: string): Omit<Settlement, 'writeFrom'> {
-  return {
-    outcomes: slice.rows.map((row) => row.cells.map((cell) => (cell === null ? null : cell.examined.outcome === 'current' ? 'current' : 'failed'))),
-    failures: slice.rows.flatMap((row) =>
-      row.cells.flatMap((cell, column) => (cell === null || cell.examined.outcome === 'current' ? [] : [quarantined(target, row.key, column, cause, undefined)])),
-    ),
-  };
+  return slice.treated.failures.map(({ row, column, cause, keyId }) => quarantined(target, slice.rows[row]?.key ?? [], column, cause, typeof keyId === 'number' ? keyId : undefined));
 }
 
 function quarantined(target: Target, key: RowKey, column: number, cause: string, keyId: number | undefined): QuarantinedCell {
   return { columnId: target.columns[column]?.id ?? '', key, keyId, cause };
 }
 
-function numberOf(keyId: unknown): number | undefined {
-  return typeof keyId === 'number' ? keyId : undefined;
-}
-
 /** Quarantine, follow-up, ledger: the part of the transaction that tells what happened. */
 async function settle(client: Queryable, visit: Visit, slice: PreparedSlice, settlement: Settlement): Promise<RunState> {
   const { services, batch, target } = visit;
-  const exhausted = batch.depth >= maxFollowUps;
-  const outcomes = exhausted ? settlement.outcomes.map((row) => row.map((cell) => (cell === 'conflicted' ? 'failed' : cell))) : settlement.outcomes;
-  const failures = [...settlement.failures];
-  if (exhausted) failures.push(...conflictedCells(target, slice, settlement.outcomes).map(({ key, column }) => quarantined(target, key, column, 'CONFLICTED_TOO_OFTEN', undefined)));
-  await quarantineCells(client, { runId: batch.runId, id: batch.id, targetId: batch.targetId }, failures);
-  if (!exhausted) await insertFollowUp(client, visit, slice, outcomes);
+  const failedFor = settlement.refusedFor ?? (batch.depth >= maxFollowUps ? 'CONFLICTED_TOO_OFTEN' : undefined);
+  const unwritten = unwrittenCells(slice, settlement.unwritten);
+  const given = failedFor === undefined ? [] : unwritten.flatMap(({ key, columns }) => columns.map((column) => quarantined(target, key, column, failedFor, undefined)));
+  await quarantineCells(client, { runId: batch.runId, id: batch.id, targetId: batch.targetId }, [...failuresOf(target, slice), ...given]);
+  if (failedFor === undefined && unwritten.length > 0) await insertFollowUp(client, visit, unwritten);
   await services.reachPoint('batch.before_commit');
   const advanced = await advanceIfLeased(client, {
     batch,
     memberId: services.memberId,
     cursor: slice.cursor,
     isLast: slice.isLast,
-    outcome: countRows(outcomes.map((row) => row.filter((cell) => cell !== null))),
+    outcome: countRows(outcomesOf(slice, settlement.unwritten, failedFor === undefined ? 'conflicted' : 'failed')),
     staleCells: 0,
     readMs: slice.readMs,
-    cryptoMs: slice.cryptoMs,
-    writeMs: performance.now() - settlement.writeFrom,
+    cryptoMs: slice.treated.cryptoMs,
+    writeMs: performance.now() - settlement.startedAt,
   });
   if (advanced === undefined) throw new LeaseLost();
   return advanced.runState;
 }
 
-function conflictedCells(target: Target, slice: PreparedSlice, outcomes: Settlement['outcomes']): { key: RowKey; column: number }[] {
-  return slice.rows.flatMap((row, at) => target.columns.flatMap((_, column) => (outcomes[at]?.[column] === 'conflicted' ? [{ key: row.key, column }] : [])));
-}
-
 /** Cells that lost a race are listed, and examined again there. */
-async function insertFollowUp(client: Queryable, visit: Visit, slice: PreparedSlice, outcomes: Settlement['outcomes']): Promise<void> {
+async function insertFollowUp(client: Queryable, visit: Visit, rows: CellList['rows']): Promise<void> {
   const { batch, target } = visit;
-  const rows = slice.rows.flatMap((row, at) => {
-    const columns = (outcomes[at] ?? []).flatMap((cell, column) => (cell === 'conflicted' ? [column] : []));
-    return columns.length === 0 ? [] : [{ columns, key: row.key }];
-  });
-  if (rows.length === 0) return;
   await insertBatch(client, {
     runId: batch.runId,
     pass: batch.pass,

@@ -26,10 +26,17 @@ export interface RetirementProof {
   readonly sql: readonly string[];
 }
 
+export interface ProofOptions {
+  readonly onProgress: (words: string) => void;
+  /** How long to wait for transactions that are open now. */
+  readonly olderTransactionsMs: number;
+}
+
 /** Throws MEMBER_BEHIND, OLDER_TRANSACTION_RUNNING or KEY_IN_USE, each naming what stands in the way. */
-export async function proveUnused(database: Database, keyring: StoredKeyring, key: StoredKey, onProgress: (words: string) => void): Promise<RetirementProof> {
+export async function proveUnused(database: Database, keyring: StoredKeyring, key: StoredKey, options: ProofOptions): Promise<RetirementProof> {
+  const { onProgress } = options;
   await refuseWhileWritten(database, keyring, key);
-  await waitForOlderTransactions(database, onProgress);
+  await waitForOlderTransactions(database, options);
   onProgress(`scanning every registered column and every text, bytea and jsonb column for ${keyTitle(keyring.name, key)}`);
   const proof = await database.transaction((client) => scan(client, keyring, key), `${readOnlySnapshot}; SET LOCAL row_security = off`);
   await refuseWhileWritten(database, keyring, key);
@@ -47,17 +54,17 @@ async function refuseWhileWritten(database: Queryable, keyring: StoredKeyring, k
   });
 }
 
-const olderTransactionsMs = 60_000;
 const pollMs = 200;
 
 /**
  * Waits until every transaction that is open now, prepared ones included, has ended: one that inserted an envelope and has
  * not committed would be invisible to the scan. Virtual transaction ids are readable by every role.
  */
-async function waitForOlderTransactions(database: Queryable, onProgress: (words: string) => void): Promise<void> {
+async function waitForOlderTransactions(database: Queryable, { onProgress, olderTransactionsMs }: ProofOptions): Promise<void> {
   const { rows: open } = await database.query(
     `SELECT l.virtualtransaction, l.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-     WHERE l.locktype = 'virtualxid' AND l.granted AND a.datname = current_database() AND l.pid <> pg_backend_pid()`,
+     WHERE l.locktype = 'virtualxid' AND l.granted AND a.datname = current_database() AND l.pid <> pg_backend_pid()
+       AND a.backend_type IS DISTINCT FROM 'autovacuum worker'`,
   );
   const waitingFor = new Set(open.map((row) => String(row[0])));
   const until = performance.now() + olderTransactionsMs;
@@ -78,7 +85,7 @@ async function waitForOlderTransactions(database: Queryable, onProgress: (words:
 }
 
 async function scan(client: Queryable, keyring: StoredKeyring, key: StoredKey): Promise<RetirementProof> {
-  const { rows } = await client.query('SELECT pg_current_snapshot()::text, clock_timestamp()');
+  const { rows } = await client.query(`SELECT pg_current_snapshot()::text, to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`);
   const targets = await listTargets(client);
   const columns: NamingCount[] = [];
   const sql: string[] = [];
@@ -100,7 +107,7 @@ async function scan(client: Queryable, keyring: StoredKeyring, key: StoredKey): 
       keyId: String(key.id),
     });
   }
-  return { key: keyTitle(keyring.name, key), snapshot: String(rows[0]?.[0]), scannedAt: (rows[0]?.[1] as Date).toISOString(), columns, unregistered, sql };
+  return { key: keyTitle(keyring.name, key), snapshot: String(rows[0]?.[0]), scannedAt: String(rows[0]?.[1]), columns, unregistered, sql };
 }
 
 function coveredPaths(targets: readonly Target[]): (column: ApplicationColumn) => readonly (readonly string[])[] | undefined {

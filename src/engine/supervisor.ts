@@ -7,7 +7,7 @@
 import { randomUUID } from 'node:crypto';
 import { isKeyturnError } from '../errors.js';
 import type { BatchQueue } from '../queue/jobs.js';
-import { dispatchWindow } from '../rotation/pace.js';
+import { dispatchWindow, followUpWindow } from '../rotation/pace.js';
 import { countOut, dispatchDue, expireLeases, listUnclaimed, returnIfStillDispatched, type DispatchedBatch } from '../store/batches.js';
 import type { Database } from '../store/database.js';
 import { giveUpLeadership, holdLeadership, stillLeads, type Leadership } from '../store/leadership.js';
@@ -58,9 +58,9 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
 
   async function dispatch(lead: Leadership): Promise<void> {
     const workers = (await listMembers(database)).filter((member) => member.isLive && member.kind === 'worker').length;
-    const free = dispatchWindow(workers) - (await countOut(database));
-    if (free <= 0) return;
-    const batches = await whileLeading(lead, (client) => dispatchDue(client, free));
+    const out = await countOut(database);
+    const free = { range: Math.max(0, dispatchWindow(workers) - out.range), list: Math.max(0, followUpWindow(workers) - out.list) };
+    const batches = await whileLeading(lead, async (client) => [...(await dispatchDue(client, free.range, 'range')), ...(await dispatchDue(client, free.list, 'list'))]);
     if (batches.length > 0) await queue.send(batches.map(jobOf));
   }
 

@@ -11,7 +11,7 @@ import { countRows, emptyOutcome, type CellOutcome, type Outcome } from '../rota
 import { isWorking, type RunState } from '../rotation/run.js';
 import type { RowKey, Target } from '../rotation/target.js';
 import { advanceIfLeased, finishIfLeased, insertBatch, type ClaimedBatch } from '../store/batches.js';
-import { createCellStore, type CellStore, type KeyRange } from '../store/cells.js';
+import { createCellStore, storedOf, type CellStore, type KeyRange } from '../store/cells.js';
 import type { Queryable } from '../store/database.js';
 import { quarantineCells, quarantinedAmong, type QuarantinedCell } from '../store/quarantine.js';
 import { getTarget } from '../store/registry.js';
@@ -19,6 +19,9 @@ import { LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
 import { createCellBuilder, formatOf, storageOf } from './cells-of-target.js';
 import { beginRead } from './reencrypt-batch.js';
 import type { BatchEnd, BatchServices } from './services.js';
+
+/** A worker stopped before it commits must not keep its batch locked: the supervisor would wait for it to expire its lease. */
+const beginSettle = `BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'`;
 
 const countSliceRows = 5_000;
 /** Slices that are read cell by cell stay small: whole envelopes travel. */
@@ -69,7 +72,7 @@ async function walk(scan: Scan, signal: AbortSignal): Promise<BatchEnd> {
     if (signal.aborted) return releaseToStop(services, batch);
     const slice = await countSlice(scan, after);
     if (slice === undefined) return (await finishIfLeased(services.database, batch)) ? { end: 'done' } : { end: 'lost' };
-    const runState = await services.database.transaction((client) => settle(client, scan, { after, upto: slice.cursor }, slice));
+    const runState = await services.database.transaction((client) => settle(client, scan, { after, upto: slice.cursor }, slice), beginSettle);
     if (slice.isLast) return { end: 'done' };
     if (!isWorking(runState)) return releaseToStop(services, batch);
     after = slice.cursor;
@@ -133,7 +136,7 @@ async function countCellByCell(client: Queryable, scan: Scan, range: KeyRange, l
     for (const [position, column] of target.columns.entries()) {
       const stored = row.values[position];
       if (stored === null || stored === undefined) continue;
-      const verdict = verdictOn(scan, cellOf(position), stored);
+      const verdict = verdictOn(scan, cellOf(position), storedOf(column, stored));
       cells.push(verdict.outcome);
       if (verdict.outcome === 'failed') failures.push({ columnId: column.id, key: row.key, keyId: verdict.keyId, cause: verdict.cause });
       if (verdict.outcome === 'conflicted') stale.push({ columnId: column.id, key: row.key });

@@ -40,8 +40,8 @@ export interface Format {
   sqlNamesKey(expression: string, storage: Storage, key: ValueKeyName): string;
   /** SQL boolean over `expression`: this value carries the format's magic. Immutable, never raises. */
   sqlHasMagic(expression: string, storage: Storage): string;
-  /** SQL boolean over a text: somewhere in it stands a JSON string with the format's magic. */
-  sqlContainsMagic(expression: string): string;
+  /** SQL integer over the text of a JSON document: how many of its strings begin with the format's magic. Never raises. */
+  sqlCountMagic(expression: string): string;
   /** SQL expression that is constant per key, for GROUP BY; read back with `keyOfHeader`. */
   sqlHeader(expression: string, storage: Storage): string;
   keyOfHeader(header: Stored): KeyId | undefined;

@@ -79,8 +79,9 @@ export const keyturnFormat: Format = {
       : `(substring((${expression}) FROM 1 FOR ${envelopeMagic.length}) = ${sqlBytes(envelopeMagic)})`;
   },
 
-  sqlContainsMagic(expression) {
-    return `strpos((${expression}), '"${armourPrefix}') > 0`;
+  sqlCountMagic(expression) {
+    const opening = `"${armourPrefix}`;
+    return `((length((${expression})) - length(replace((${expression}), '${opening}', ''))) / ${opening.length})`;
   },
 
   sqlHeader(expression, storage) {

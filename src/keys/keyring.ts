@@ -28,7 +28,7 @@ export interface Keyring {
 }
 
 /** `opened`: the keys that this process could unwrap, by id. */
-export function createKeyring(stored: StoredKeyring, opened: ReadonlyMap<KeyId, ValueKey>): Keyring {
+export function createKeyring(stored: Omit<StoredKeyring, 'algorithm'>, opened: ReadonlyMap<KeyId, ValueKey>): Keyring {
   const states = new Map<KeyId, KeyState>(stored.keys.map((key) => [key.id, key.state]));
   const newestFirst = stored.keys.toSorted((a, b) => b.version - a.version);
   const activeRow = stored.keys.find((key) => key.state === 'active' && !key.isCompromised);

@@ -31,6 +31,8 @@ export function queueAddressOf(urls: { redisUrl: Secret | undefined; databaseDir
 
 export interface OpenQueue {
   readonly queue: Queue;
+  /** Throws where the server is away: BullMQ's own calls would wait, without end, for a first connection. */
+  requireConnected(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -45,7 +47,7 @@ export function openQueue(address: QueueAddress, name: string): OpenQueue {
     const queue = new withPostgres.Queue(name, { connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix } });
     queue.on('error', ignore);
     // The class differs from the Redis one only in its backend type parameter.
-    return { queue: queue as unknown as Queue, close: () => queue.close() };
+    return { queue: queue as unknown as Queue, requireConnected: async () => undefined, close: () => queue.close() };
   }
   const connection = new Redis(address.url.expose(), { maxRetriesPerRequest: 1, enableOfflineQueue: true, connectTimeout: 5_000 });
   connection.on('error', ignore);
@@ -53,7 +55,11 @@ export function openQueue(address: QueueAddress, name: string): OpenQueue {
   queue.on('error', ignore);
   return {
     queue,
+    async requireConnected() {
+      if (connection.status !== 'ready') await connection.ping();
+    },
     async close() {
+      if (connection.status !== 'ready') connection.disconnect();
       await queue.close();
       connection.disconnect();
     },

@@ -11,25 +11,24 @@ export interface Consumer {
 
 export interface ConsumeOptions {
   readonly handle: (job: BatchJob, signal: AbortSignal) => Promise<void>;
-  /** Trouble with the queue itself, at most once a second. */
+  /** Trouble with the queue itself, or what the handler threw; at most once a second each. */
   readonly onTrouble: (error: unknown) => void;
 }
 
 export function consumeBatches(address: QueueAddress, options: ConsumeOptions): Consumer {
   const stopping = new AbortController();
   const inHand = new Set<Promise<void>>();
+  const onHandlerTrouble = limited(options.onTrouble);
 
   const open = openWorker(address, batchQueueName, async (job, _token, signal) => {
     const batch = jobOf(job.data);
     if (batch === undefined) return;
     const aborted = signal === undefined ? stopping.signal : AbortSignal.any([stopping.signal, signal]);
-    const handled = options.handle(batch, aborted);
+    // What was thrown goes to our log, which reduces it: BullMQ would keep its message in the queue (I7) and tell nobody.
+    const handled = options.handle(batch, aborted).catch(onHandlerTrouble);
     inHand.add(handled);
-    try {
-      await handled;
-    } finally {
-      inHand.delete(handled);
-    }
+    await handled;
+    inHand.delete(handled);
   });
   open.worker.on('error', limited(options.onTrouble));
   cancelOnLostLock(open.worker);

@@ -1,7 +1,7 @@
 // The producer's side of the queue: a small window of jobs, each carrying a batch id and its generation. The queue is a
 // messenger: losing all of it loses nothing, since PostgreSQL knows what is outstanding.
 import type { BatchJob, QueueAddress } from './connection.js';
-import { openQueue, queueUnavailable } from './connection.js';
+import { openQueue, queueUnavailable, type OpenQueue } from './connection.js';
 
 export const batchQueueName = 'keyturn-batches';
 /** Holds one delayed job whose data tells queues apart and whose absence tells of a wipe. */
@@ -33,8 +33,9 @@ export function openBatchQueue(address: QueueAddress): BatchQueue {
   const batches = openQueue(address, batchQueueName);
   const marker = openQueue(address, markerQueueName);
 
-  async function answering<T>(call: () => Promise<T>): Promise<T> {
+  async function answering<T>(from: OpenQueue, call: () => Promise<T>): Promise<T> {
     try {
+      await from.requireConnected();
       return await call();
     } catch (error) {
       throw queueUnavailable(error);
@@ -43,7 +44,7 @@ export function openBatchQueue(address: QueueAddress): BatchQueue {
 
   return {
     send: (jobs) =>
-      answering(async () => {
+      answering(batches, async () => {
         const options = { attempts: 1, stackTraceLimit: 0, sizeLimit: 4_096 };
         for (let from = 0; from < jobs.length; from += 100) {
           const chunk = jobs.slice(from, from + 100);
@@ -51,23 +52,23 @@ export function openBatchQueue(address: QueueAddress): BatchQueue {
         }
       }),
     isOutstanding: (job) =>
-      answering(async () => {
+      answering(batches, async () => {
         const state = await batches.queue.getJobState(jobIdOf(job));
         return state !== 'unknown' && state !== 'failed' && state !== 'completed';
       }),
     findMarker: () =>
-      answering(async () => {
+      answering(marker, async () => {
         const job = await marker.queue.getJob(markerJobId);
         const data: unknown = job?.data;
         return typeof data === 'object' && data !== null && 'marker' in data && typeof data.marker === 'string' ? data.marker : undefined;
       }),
     placeMarker: (value) =>
-      answering(async () => {
+      answering(marker, async () => {
         await marker.queue.remove(markerJobId);
         await marker.queue.add('marker', { marker: value }, { jobId: markerJobId, delay: tenYearsMs });
       }),
     depth: () =>
-      answering(async () => {
+      answering(batches, async () => {
         const counts = await batches.queue.getJobCounts();
         return outstandingCounts.reduce((sum, name) => sum + (counts[name] ?? 0), 0);
       }),

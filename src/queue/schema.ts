@@ -4,6 +4,8 @@ import pg from 'pg';
 import type { Secret } from '../crypto/secret.js';
 import { postgresQueueSchema, queueUnavailable } from './connection.js';
 
+type MigrationClient = Parameters<typeof runMigrations>[0];
+
 /** Idempotent; concurrent callers wait for each other. Throws QUEUE_UNAVAILABLE. */
 export async function migrateQueueSchema(url: Secret): Promise<void> {
   const client = new pg.Client({ connectionString: url.expose(), application_name: 'keyturn init' });
@@ -16,4 +18,26 @@ export async function migrateQueueSchema(url: Secret): Promise<void> {
   } finally {
     await client.end().catch(() => undefined);
   }
+}
+
+/** Every statement that migrates an empty database, in order, for `init --print-sql`. Connects to nothing. */
+export async function queueSchemaStatements(): Promise<readonly string[]> {
+  const statements: string[] = [];
+  // What the migrations ask of an empty database: a version of the server they know, and that none of them was applied.
+  const answers = { num: '180000', ver: '18.0', version: 0, min_client_version: 0 };
+  const client = {
+    query(text: string, values: readonly unknown[] = []) {
+      if (!/^\s*SELECT\b/i.test(text)) statements.push(values.length === 0 ? text : withValues(text, values));
+      return Promise.resolve({ rows: [answers], rowCount: 1 });
+    },
+  };
+  await runMigrations(client as unknown as MigrationClient, postgresQueueSchema);
+  return statements;
+}
+
+function withValues(text: string, values: readonly unknown[]): string {
+  return text.replaceAll(/\$(\d+)/g, (_, at: string) => {
+    const value = values[Number(at) - 1];
+    return typeof value === 'number' ? String(value) : `'${String(value).replaceAll("'", "''")}'`;
+  });
 }

@@ -42,6 +42,11 @@ export function dispatchWindow(liveWorkers: number): number {
   return clamp(2 * liveWorkers, 4, 200);
 }
 
+/** Follow-ups handed out besides: a few cells each, so a busy application must not fill the window of ranges with them. */
+export function followUpWindow(liveWorkers: number): number {
+  return 8 * dispatchWindow(liveWorkers);
+}
+
 /** Wait before a follow-up visits conflicted cells again: full jitter below 250 ms × 2^depth, at most 30 s. */
 export function followUpDelayMs(depth: number, random: number): number {
   return Math.round(random * Math.min(30_000, 250 * 2 ** depth));

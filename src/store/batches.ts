@@ -192,23 +192,32 @@ export interface DispatchedBatch {
   readonly generation: number;
 }
 
-/** Marks up to `limit` due batches of working runs as dispatched under a new generation, lowest first. */
-export async function dispatchDue(client: Queryable, limit: number): Promise<readonly DispatchedBatch[]> {
+export type BatchShape = 'range' | 'list';
+
+/** Marks up to `limit` due batches of working runs as dispatched under a new generation, lowest first; of any shape unless one is named. */
+export async function dispatchDue(client: Queryable, limit: number, shape?: BatchShape): Promise<readonly DispatchedBatch[]> {
   const { rows } = await client.query(
     `UPDATE keyturn.batch SET state = 'dispatched', generation = generation + 1, dispatched_at = clock_timestamp()
      WHERE id IN (
        SELECT b.id FROM keyturn.batch b JOIN keyturn.run r ON r.id = b.run_id AND r.pass = b.pass
        WHERE b.state = 'pending' AND b.not_before <= clock_timestamp() AND r.state IN ('running', 'verifying')
+         AND ($2::boolean IS NULL OR (b.cells IS NULL) = $2)
        ORDER BY b.id LIMIT $1 FOR UPDATE OF b SKIP LOCKED)
      RETURNING id, generation`,
-    [limit],
+    [limit, shape === undefined ? null : shape === 'range'],
   );
   return rows.map(([id, generation]) => ({ id: Number(id), generation: Number(generation) }));
 }
 
 /** Batches handed out and not finished, over all runs. */
-export async function countOut(database: Queryable): Promise<number> {
-  const { rows } = await database.query(`SELECT count(*) FROM keyturn.batch WHERE state IN ('dispatched', 'running')`);
+export async function countOut(database: Queryable): Promise<Record<BatchShape, number>> {
+  const { rows } = await database.query(`SELECT count(*) FILTER (WHERE cells IS NULL), count(*) FILTER (WHERE cells IS NOT NULL) FROM keyturn.batch WHERE state IN ('dispatched', 'running')`);
+  return { range: Number(rows[0]?.[0]), list: Number(rows[0]?.[1]) };
+}
+
+/** Planned ranges of a pass that wait to be handed out. */
+export async function countPendingRanges(database: Queryable, runId: number, pass: number): Promise<number> {
+  const { rows } = await database.query(`SELECT count(*) FROM keyturn.batch WHERE run_id = $1 AND pass = $2 AND state = 'pending' AND cells IS NULL`, [runId, pass]);
   return Number(rows[0]?.[0]);
 }
 

@@ -10,11 +10,16 @@ export interface CatalogColumn {
   readonly maxLength: number | undefined;
   readonly isGenerated: boolean;
   readonly isDomain: boolean;
+  readonly hasDefault: boolean;
+  /** Its collation may call different texts equal. */
+  readonly isLooselyCollated: boolean;
 }
 
 export interface CatalogTrigger {
   readonly name: string;
   readonly definition: string;
+  /** Of `UPDATE OF …`; undefined where any update fires it. */
+  readonly columns: readonly string[] | undefined;
   /** The WHEN clause mentions the setting that every write of the engine carries. */
   readonly optsOut: boolean;
 }
@@ -29,21 +34,27 @@ export interface CatalogTable {
   /** Attribute numbers in key order; empty without a primary key. */
   readonly keyAttributes: readonly number[];
   readonly isKeyDeferrable: boolean;
-  /** Row security applies to the connected role. */
-  readonly rowSecurityApplies: boolean;
+  /** `none`, `others`: it applies to roles that are neither owner nor BYPASSRLS; `applies`: to the connected role. */
+  readonly rowSecurity: 'none' | 'others' | 'applies';
+  /** The table this one is a partition of. */
+  readonly partitionOf: string | undefined;
+  /** Rules that rewrite an UPDATE. */
+  readonly updateRules: readonly string[];
   readonly updateTriggers: readonly CatalogTrigger[];
   readonly foreignPartitions: readonly string[];
   /** Inheritance children that are not partitions. */
   readonly inheritingTables: readonly string[];
-  /** `name: definition` of indexes, checks, generated columns and materialised views over each attribute. */
+  /** What is built on each attribute. */
   readonly dependents: readonly CatalogDependent[];
+  /** As the statistics know it, all partitions together; 0 before the first ANALYZE. */
   readonly estimatedRows: number;
+  /** With indexes and TOAST, all partitions together. */
   readonly totalBytes: number;
 }
 
 export interface CatalogDependent {
   readonly attribute: number;
-  readonly kind: 'index' | 'unique index' | 'check' | 'generated column' | 'view';
+  readonly kind: 'index' | 'unique index' | 'check' | 'foreign key' | 'generated column' | 'view';
   readonly name: string;
 }
 
@@ -51,10 +62,15 @@ export interface CatalogDependent {
 export async function findTable(database: Queryable, name: { schema: string; table: string } | { oid: number }): Promise<CatalogTable | undefined> {
   const [where, parameters] = 'oid' in name ? ['c.oid = $1', [name.oid]] : ['n.nspname = $1 AND c.relname = $2', [name.schema, name.table]];
   const { rows } = await database.query(
-    `SELECT c.oid, n.nspname, c.relname, c.relkind, c.reltuples, pg_total_relation_size(c.oid),
-       row_security_active(c.oid),
-       p.conkey, coalesce(p.condeferrable, false)
+    `SELECT c.oid, n.nspname, c.relname, c.relkind, s.rows, s.bytes,
+       CASE WHEN row_security_active(c.oid) THEN 'applies' WHEN c.relrowsecurity THEN 'others' ELSE 'none' END,
+       p.conkey, coalesce(p.condeferrable, false),
+       (SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid AND c.relispartition),
+       ARRAY(SELECT w.rulename::text FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2' AND w.ev_enabled IN ('O', 'A') ORDER BY 1)
      FROM pg_class c
+     CROSS JOIN LATERAL (
+       SELECT sum(greatest(l.reltuples, 0)) AS rows, sum(pg_total_relation_size(l.oid)) AS bytes FROM pg_class l
+       WHERE (c.relkind <> 'p' AND l.oid = c.oid) OR (c.relkind = 'p' AND l.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf))) s
      JOIN pg_namespace n ON n.oid = c.relnamespace
      LEFT JOIN pg_constraint p ON p.conrelid = c.oid AND p.contype = 'p'
      WHERE ${where} AND c.relkind IN ('r', 'p', 'v', 'm', 'f')`,
@@ -78,24 +94,27 @@ export async function findTable(database: Queryable, name: { schema: string; tab
     columns,
     keyAttributes: (row[7] as number[] | null) ?? [],
     isKeyDeferrable: row[8] === true,
-    rowSecurityApplies: row[6] === true,
+    rowSecurity: String(row[6]) as CatalogTable['rowSecurity'],
+    partitionOf: row[9] === null ? undefined : String(row[9]),
+    updateRules: row[10] as string[],
     updateTriggers,
     foreignPartitions,
     inheritingTables,
     dependents,
-    estimatedRows: Math.max(0, Number(row[4])),
+    estimatedRows: Number(row[4]),
     totalBytes: Number(row[5]),
   };
 }
 
 async function listColumns(database: Queryable, oid: number): Promise<readonly CatalogColumn[]> {
   const { rows } = await database.query(
-    `SELECT a.attnum, a.attname, format_type(a.atttypid, NULL), a.atttypmod, a.attgenerated <> '', t.typtype = 'd', a.atttypid = 'varchar'::regtype
-     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    `SELECT a.attnum, a.attname, format_type(a.atttypid, NULL), a.atttypmod, a.attgenerated <> '', t.typtype = 'd', a.atttypid = 'varchar'::regtype,
+       a.atthasdef AND a.attgenerated = '', NOT coalesce(l.collisdeterministic, true)
+     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`,
     [oid],
   );
-  return rows.map(([attribute, name, type, modifier, isGenerated, isDomain, isVarchar]) => ({
+  return rows.map(([attribute, name, type, modifier, isGenerated, isDomain, isVarchar, hasDefault, isLooselyCollated]) => ({
     attribute: Number(attribute),
     name: String(name),
     type: String(type),
@@ -103,20 +122,28 @@ async function listColumns(database: Queryable, oid: number): Promise<readonly C
     maxLength: isVarchar === true && Number(modifier) > 4 ? Number(modifier) - 4 : undefined,
     isGenerated: isGenerated === true,
     isDomain: isDomain === true,
+    hasDefault: hasDefault === true,
+    isLooselyCollated: isLooselyCollated === true,
   }));
 }
 
 /** Enabled row and statement triggers that an UPDATE fires, on the table or any partition; foreign-key triggers are internal. */
 async function listUpdateTriggers(database: Queryable, oid: number): Promise<readonly CatalogTrigger[]> {
   const { rows } = await database.query(
-    `SELECT DISTINCT t.tgname, pg_get_triggerdef(t.oid), coalesce(pg_get_triggerdef(t.oid) LIKE '%keyturn.active%', false)
+    `SELECT t.tgname, pg_get_triggerdef(t.oid), pg_get_triggerdef(t.oid) ~ ' WHEN .*keyturn[.]active.* EXECUTE ',
+       (SELECT jsonb_agg(a.attname) FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY(t.tgattr::smallint[]))
      FROM pg_trigger t
      WHERE (t.tgrelid = $1 OR t.tgrelid IN (SELECT relid FROM pg_partition_tree($1::regclass)))
        AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND (t.tgtype & 16) <> 0 AND t.tgparentid = 0
-     ORDER BY 1`,
+     ORDER BY 1, 2`,
     [oid],
   );
-  return rows.map(([name, definition, optsOut]) => ({ name: String(name), definition: String(definition), optsOut: optsOut === true }));
+  return rows.map(([name, definition, optsOut, columns]) => ({
+    name: String(name),
+    definition: String(definition),
+    columns: (columns as string[] | null) ?? undefined,
+    optsOut: optsOut === true,
+  }));
 }
 
 async function listForeignPartitions(database: Queryable, oid: number): Promise<readonly string[]> {
@@ -137,13 +164,14 @@ async function listInheritingTables(database: Queryable, oid: number): Promise<r
 
 async function listDependents(database: Queryable, oid: number): Promise<readonly CatalogDependent[]> {
   const { rows } = await database.query(
-    `SELECT a.attnum, CASE WHEN i.indisunique THEN 'unique index' ELSE 'index' END, i.indexrelid::regclass::text
+    `SELECT a.attnum, CASE WHEN (i.indisunique OR i.indisexclusion) AND (a.attnum = ANY((i.indkey::smallint[])[0:i.indnkeyatts - 1])
+           OR (i.indexprs IS NOT NULL AND a.attnum <> ALL(i.indkey::smallint[]))) THEN 'unique index' ELSE 'index' END, i.indexrelid::regclass::text
        FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum > 0
        WHERE i.indrelid = $1 AND (a.attnum = ANY(i.indkey::smallint[]) OR EXISTS (
          SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid = a.attnum))
      UNION ALL
-     SELECT unnest(k.conkey), 'check', k.conname FROM pg_constraint k WHERE k.conrelid = $1 AND k.contype = 'c'
+     SELECT unnest(k.conkey), CASE k.contype WHEN 'c' THEN 'check' ELSE 'foreign key' END, k.conname FROM pg_constraint k WHERE k.conrelid = $1 AND k.contype IN ('c', 'f')
      UNION ALL
      SELECT d.refobjsubid, 'generated column', g.attname
        FROM pg_attrdef f JOIN pg_attribute g ON g.attrelid = f.adrelid AND g.attnum = f.adnum AND g.attgenerated <> ''
@@ -169,16 +197,23 @@ export interface ApplicationColumn {
   readonly type: 'text' | 'bytes' | 'jsonb';
 }
 
-/** Every such column of ordinary, partitioned and materialised relations outside the system's and our own schemas. */
+/**
+ * Every such column of ordinary, partitioned and materialised relations outside the system's and our own schemas; a domain
+ * counts as the type it is made of, however many domains lie between.
+ */
 export async function listApplicationColumns(database: Queryable): Promise<readonly ApplicationColumn[]> {
   const { rows } = await database.query(
-    `SELECT c.oid, a.attnum, n.nspname, c.relname, a.attname,
+    `WITH RECURSIVE base (type_oid, base_oid) AS (
+       SELECT oid, oid FROM pg_type WHERE typtype <> 'd'
+       UNION ALL
+       SELECT d.oid, base.base_oid FROM base JOIN pg_type d ON d.typtype = 'd' AND d.typbasetype = base.type_oid)
+     SELECT c.oid, a.attnum, n.nspname, c.relname, a.attname,
        CASE WHEN b.typname = 'bytea' THEN 'bytes' WHEN b.typname IN ('jsonb', 'json') THEN 'jsonb' ELSE 'text' END
      FROM pg_class c
      JOIN pg_namespace n ON n.oid = c.relnamespace
      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-     JOIN pg_type t ON t.oid = a.atttypid
-     JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+     JOIN base ON base.type_oid = a.atttypid
+     JOIN pg_type b ON b.oid = base.base_oid
      WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND (c.relkind <> 'm' OR c.relispopulated)
        AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'keyturn', 'bullmq') AND n.nspname NOT LIKE 'pg\\_%'
        AND (b.typname IN ('text', 'varchar', 'bpchar', 'bytea', 'jsonb', 'json', 'citext'))

@@ -6,18 +6,30 @@ import type { RowKey, Target, TargetColumn } from '../rotation/target.js';
 import { quoteIdentifier, quoteLiteral, type Queryable, type Row } from './database.js';
 import { packArray } from './packed-array.js';
 
-/** One row as read: its key, its tenant as text, and per encrypted column the stored value or null (no cell). */
+/**
+ * One row as read: its key, its tenant as text, and per encrypted column the stored value or null (no cell). Bytes stay the
+ * hexadecimal text that travels, so that a thread can take them over; `storedOf` turns them into a value.
+ */
 export interface CellRow {
   readonly key: RowKey;
   readonly scope: string | null;
-  readonly values: readonly (Stored | null)[];
+  readonly values: readonly (string | null)[];
 }
 
-/** What to write to one row: per encrypted column the envelope that was read and its replacement, or null for neither. */
-export interface Replacement {
-  readonly key: RowKey;
-  readonly cells: readonly ({ readonly read: Stored; readonly replacement: Stored } | null)[];
+export function storedOf(column: Pick<TargetColumn, 'sqlType'>, value: string): Stored {
+  return column.sqlType === 'bytea' ? Buffer.from(value, 'hex') : value;
 }
+
+/** Rows to rewrite, as packed arrays: one per key column, and per encrypted column the envelopes read and their replacements. */
+export interface PackedReplacements {
+  readonly rows: number;
+  readonly keys: readonly Uint8Array[];
+  /** Undefined where no row changes the column; NULL in an array where that row does not. */
+  readonly columns: readonly ({ readonly read: Uint8Array; readonly replacement: Uint8Array } | undefined)[];
+}
+
+/** Which of the rows handed in; `all` is told by their number alone, so that no list of them travels. */
+export type Positions = 'all' | ReadonlySet<number>;
 
 export interface KeyRange {
   /** Exclusive; undefined from the first key on. */
@@ -29,10 +41,13 @@ export interface KeyRange {
 export interface CellStore {
   readRange(client: Queryable, range: KeyRange, limit: number, scope: string | undefined): Promise<readonly CellRow[]>;
   readRows(client: Queryable, keys: readonly RowKey[]): Promise<readonly CellRow[]>;
-  /** Locks rows in key order without waiting; answers which positions of `keys` were locked. */
-  lockUnlessBusy(client: Queryable, keys: readonly RowKey[]): Promise<ReadonlySet<number>>;
-  /** Answers which positions were rewritten; a row whose cell changed since it was read is left as it is. */
-  replaceIfUnchanged(client: Queryable, replacements: readonly Replacement[]): Promise<ReadonlySet<number>>;
+  /** Locks rows in key order without waiting; answers which positions were locked. */
+  lockUnlessBusy(client: Queryable, replacements: PackedReplacements): Promise<Positions>;
+  /**
+   * Rewrites the locked rows and answers which positions were rewritten; a row whose cell changed since it was read is
+   * left as it is.
+   */
+  replaceIfUnchanged(client: Queryable, replacements: PackedReplacements, locked: Positions): Promise<Positions>;
   /** The last key of the next `rows` rows of the range; undefined when the range is empty. */
   lastKeyOfNext(client: Queryable, range: KeyRange, rows: number, scope: string | undefined): Promise<RowKey | undefined>;
   /** The highest key now; undefined for an empty table. */
@@ -59,7 +74,7 @@ export function createCellStore(target: Target): CellStore {
   const keyCount = target.key.length;
   const scopeText = target.scope === undefined ? 'NULL' : `t.${quoteIdentifier(target.scope.name)}::text`;
   const cellExpressions = target.columns.map((column) => cellExpression(column));
-  const rowSelect = `SELECT ${keyTexts}, ${scopeText}, ${cellExpressions.join(', ')}`;
+  const rowSelect = `SELECT ${keyTexts}, ${scopeText}, ${target.columns.map((column, at) => (column.sqlType === 'bytea' ? `encode(${cellExpressions[at]}, 'hex')` : cellExpressions[at])).join(', ')}`;
 
   /** WHERE of a range; parameters are the key parts of `after`, then of `upto`, then the scope. */
   function where(range: KeyRange, scope: string | undefined): { sql: string; parameters: unknown[] } {
@@ -82,7 +97,7 @@ export function createCellStore(target: Target): CellStore {
     return {
       key: row.slice(0, keyCount) as string[],
       scope: row[keyCount] as string | null,
-      values: row.slice(keyCount + 1) as (Stored | null)[],
+      values: row.slice(keyCount + 1) as (string | null)[],
     };
   }
 
@@ -110,33 +125,33 @@ export function createCellStore(target: Target): CellStore {
       const { rows } = await client.query(`${rowSelect} FROM ${keysJoin('u')} JOIN ${table} t ON ${joinOnKey} ORDER BY u.i`, keyArrays(keys));
       return rows.map(rowOf);
     },
-    async lockUnlessBusy(client, keys) {
-      const { rows } = await client.query(
-        `SELECT u.i::int FROM ${keysJoin('u')} JOIN ${table} t ON ${joinOnKey} ORDER BY ${keyOrder} FOR NO KEY UPDATE OF t SKIP LOCKED`,
-        keyArrays(keys),
-      );
+    async lockUnlessBusy(client, { keys, rows: wanted }) {
+      const locking = `SELECT u.i FROM ${keysJoin('u')} JOIN ${table} t ON ${joinOnKey} ORDER BY ${keyOrder} FOR NO KEY UPDATE OF t SKIP LOCKED`;
+      const { rows } = await client.query(positionsStatement(locking, wanted), keys.map(asBuffer));
       return positionsOf(rows);
     },
-    async replaceIfUnchanged(client, replacements) {
-      const touched = target.columns.map((column, at) => ({ column, at })).filter(({ at }) => replacements.some((row) => row.cells[at] !== null));
-      const arrays = touched.flatMap(({ column, at }) => {
-        const element = column.sqlType === 'bytea' ? 'bytea' : 'text';
-        return [packArray(element, replacements.map((row) => row.cells[at]?.read ?? null)), packArray(element, replacements.map((row) => row.cells[at]?.replacement ?? null))];
+    async replaceIfUnchanged(client, replacements, locked) {
+      const parameters: unknown[] = replacements.keys.map(asBuffer);
+      const unnested = target.key.map((column, part) => `$${part + 1}::text[]::${column.type}[]`);
+      const names = target.key.map((_, part) => `k${part}`);
+      const touched = target.columns.flatMap((column, at) => {
+        const arrays = replacements.columns[at];
+        return arrays === undefined ? [] : [{ column, at, arrays }];
       });
-      const unnested = [
-        ...target.key.map((column, part) => `$${part + 1}::text[]::${column.type}[]`),
-        ...touched.flatMap(({ column }, position) => {
-          const type = column.sqlType === 'bytea' ? 'bytea[]' : 'text[]';
-          return [`$${keyCount + 2 * position + 1}::${type}`, `$${keyCount + 2 * position + 2}::${type}`];
-        }),
-      ].join(', ');
-      const names = [...target.key.map((_, part) => `k${part}`), ...touched.flatMap(({ at }) => [`o${at}`, `n${at}`]), 'i'].join(', ');
-      const conditions = touched.map(({ at }) => `(u.n${at} IS NULL OR ${cellExpressions[at]} = u.o${at})`).join(' AND ');
-      const { rows } = await client.query(
-        `UPDATE ${table} t SET ${assignments(touched)} FROM unnest(${unnested}) WITH ORDINALITY AS u(${names})
-         WHERE ${joinOnKey} AND ${conditions} RETURNING u.i::int`,
-        [...keyArrays(replacements.map((row) => row.key)), ...arrays],
-      );
+      for (const { column, at, arrays } of touched) {
+        const type = column.sqlType === 'bytea' ? 'bytea[]' : 'text[]';
+        unnested.push(`$${parameters.push(asBuffer(arrays.read))}::${type}`, `$${parameters.push(asBuffer(arrays.replacement))}::${type}`);
+        names.push(`o${at}`, `n${at}`);
+      }
+      const conditions = touched.map(({ at }) => `(u.n${at} IS NULL OR ${cellExpressions[at]} = u.o${at})`);
+      if (locked !== 'all') {
+        unnested.push(`$${parameters.push(Array.from({ length: replacements.rows }, (_, position) => locked.has(position)))}::boolean[]`);
+        names.push('locked');
+        conditions.push('u.locked');
+      }
+      const update = `UPDATE ${table} t SET ${assignments(touched)} FROM unnest(${unnested.join(', ')}) WITH ORDINALITY AS u(${names.join(', ')}, i)
+        WHERE ${joinOnKey} AND ${conditions.join(' AND ')} RETURNING u.i`;
+      const { rows } = await client.query(positionsStatement(update, replacements.rows), parameters);
       return positionsOf(rows);
     },
     async lastKeyOfNext(client, range, rows, scope) {
@@ -170,8 +185,19 @@ export function createCellStore(target: Target): CellStore {
   };
 }
 
-function positionsOf(rows: readonly Row[]): ReadonlySet<number> {
-  return new Set(rows.map((row) => Number(row[0]) - 1));
+/** The driver takes a Buffer as binary; of any other array of bytes it makes JSON. */
+function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** Counts what `statement` answers, and lists the positions (from 1) only where some of the `wanted` are missing. */
+function positionsStatement(statement: string, wanted: number): string {
+  return `WITH touched AS (${statement}) SELECT CASE WHEN count(*) < ${wanted} THEN coalesce(array_agg(i::int), '{}') END FROM touched`;
+}
+
+function positionsOf(rows: readonly Row[]): Positions {
+  const listed = rows[0]?.[0];
+  return Array.isArray(listed) ? new Set(listed.map((position) => Number(position) - 1)) : 'all';
 }
 
 /** The SQL expression of one cell of row `t`. A JSON null is no cell, like NULL. */

@@ -101,12 +101,15 @@ export async function countStrays(
 
 function strayPredicate(column: ApplicationColumn, paths: readonly (readonly string[])[], formats: readonly Format[]): string {
   const name = `t.${quoteIdentifier(column.column)}`;
-  if (column.type === 'jsonb') {
-    const rest = paths.reduce((expression, path) => `(${expression} #- ${pathLiteral(path)})`, paths.length === 0 ? name : `${name}::jsonb`);
-    return formats.map((format) => format.sqlContainsMagic(`(${rest})::text`)).join(' OR ');
-  }
+  if (column.type === 'jsonb') return formats.map((format) => `${format.sqlCountMagic(`${name}::text`)} > ${registeredMagic(name, paths, format)}`).join(' OR ');
   const expression = column.type === 'bytes' ? name : `${name}::text`;
   return formats.map((format) => format.sqlHasMagic(expression, column.type === 'bytes' ? 'bytes' : 'text')).join(' OR ');
+}
+
+/** How many of the registered paths of a document hold a value with the magic; what its text holds beyond that is stray. */
+function registeredMagic(name: string, paths: readonly (readonly string[])[], format: Format): string {
+  const cells = paths.map((path) => `CASE WHEN jsonb_typeof(${name} #> ${pathLiteral(path)}) = 'string' AND ${format.sqlHasMagic(`${name} #>> ${pathLiteral(path)}`, 'text')} THEN 1 ELSE 0 END`);
+  return cells.length === 0 ? '0' : `(${cells.join(' + ')})`;
 }
 
 function storage(column: TargetColumn): Storage {

@@ -20,8 +20,8 @@ export interface Queryable {
 export interface Database extends Queryable {
   /** Commits when `work` returns, rolls back when it throws. `begin` is the opening statement list. */
   transaction<T>(work: (client: Queryable) => Promise<T>, begin?: string): Promise<T>;
-  /** One connection held for `work`, outside a transaction. */
-  session<T>(work: (client: Queryable) => Promise<T>): Promise<T>;
+  /** Whether a pooler answers in the server's place: it announces a process id of its own, since it makes up cancel keys. */
+  isPooled(): Promise<boolean>;
   close(): Promise<void>;
 }
 
@@ -67,7 +67,6 @@ export function openDatabase(options: { url: Secret; maxConnections: number; app
 
   return {
     query: (text, parameters) => session((client) => client.query(text, parameters)),
-    session,
     transaction: (work, begin = 'BEGIN') =>
       session(async (client) => {
         await client.query(begin);
@@ -81,6 +80,15 @@ export function openDatabase(options: { url: Secret; maxConnections: number; app
         await client.query('COMMIT');
         return result;
       }),
+    async isPooled() {
+      const client = await connect();
+      try {
+        const { rows } = await queryableOf(client).query('SELECT pg_backend_pid()');
+        return 'processID' in client && client.processID !== rows[0]?.[0];
+      } finally {
+        client.release();
+      }
+    },
     close: () => pool.end(),
   };
 }

@@ -96,6 +96,12 @@ export async function getKeyring(database: Queryable, name: string): Promise<Sto
   throw new KeyturnError('KEYRING_NOT_FOUND', `there is no keyring "${name}"; known: ${names.join(', ') || 'none, run keyturn init'}`, { keyring: name });
 }
 
+/** For ids that the registry refers to: the keyring is there. */
+export async function getKeyringById(database: Queryable, id: string): Promise<StoredKeyring> {
+  const { rows } = await database.query('SELECT name FROM keyturn.keyring WHERE id = $1', [id]);
+  return getKeyring(database, String(rows[0]?.[0]));
+}
+
 export async function listKeyringNames(database: Queryable): Promise<readonly string[]> {
   const { rows } = await database.query('SELECT name FROM keyturn.keyring ORDER BY name');
   return rows.map((row) => String(row[0]));

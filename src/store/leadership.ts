@@ -24,12 +24,16 @@ export async function holdLeadership(database: Queryable, holder: string): Promi
   return rows[0] === undefined ? undefined : { holder, fencingToken: Number(rows[0][0]) };
 }
 
-/** Locks the lease row for the rest of the transaction; false when this leader has been replaced. */
+/**
+ * Locks the lease row for the rest of the transaction; false when this leader has been replaced. A leader that is frozen
+ * before it commits would keep every successor waiting for the row, so the server ends its transaction after 10 s.
+ */
 export async function stillLeads(client: Queryable, leadership: Leadership): Promise<boolean> {
-  const { rowCount } = await client.query(`SELECT 1 FROM keyturn.leadership WHERE name = 'supervisor' AND holder = $1 AND fencing_token = $2 FOR UPDATE`, [
-    leadership.holder,
-    leadership.fencingToken,
-  ]);
+  const { rowCount } = await client.query(
+    `SELECT set_config('idle_in_transaction_session_timeout', '10s', true) FROM keyturn.leadership
+     WHERE name = 'supervisor' AND holder = $1 AND fencing_token = $2 FOR UPDATE`,
+    [leadership.holder, leadership.fencingToken],
+  );
   return rowCount === 1;
 }
 

@@ -1,8 +1,9 @@
 // The registry of targets: stable ids for tables and columns whose names may change. `init` and `target rename` write it;
 // everyone else reads it joined with the catalogue, so that names and types are today's.
 import { KeyturnError } from '../errors.js';
-import { keyTags, type Target, type TargetColumn } from '../rotation/target.js';
+import { keyTags, type KeyColumn, type KeyTag, type Target, type TargetColumn } from '../rotation/target.js';
 import { writeAudit } from './audit.js';
+import type { CatalogTable } from './catalog.js';
 import type { Queryable } from './database.js';
 
 const targetSelect = `
@@ -17,7 +18,8 @@ const targetSelect = `
         'format', e.format, 'bind', e.bind) ORDER BY e.attribute, e.name)
        FROM keyturn.target_column e
        LEFT JOIN pg_attribute a ON a.attrelid = t.table_oid AND a.attnum = e.attribute AND NOT a.attisdropped
-       WHERE e.target_id = t.id)
+       WHERE e.target_id = t.id),
+    t.key_tags
   FROM keyturn.target t
   JOIN keyturn.keyring r ON r.id = t.keyring_id
   LEFT JOIN pg_class c ON c.oid = t.table_oid
@@ -48,7 +50,7 @@ export async function getTarget(database: Queryable, id: string): Promise<Target
 }
 
 function targetOf(row: readonly unknown[]): Target {
-  const [id, keyringId, keyringName, oid, schema, table, , key, scope, columns] = row;
+  const [id, keyringId, keyringName, oid, schema, table, , key, scope, columns, tags] = row;
   const title = `${String(schema)}.${String(table)}`;
   return {
     id: String(id),
@@ -57,14 +59,20 @@ function targetOf(row: readonly unknown[]): Target {
     tableOid: Number(oid),
     schema: String(schema),
     table: String(table),
-    key: ((key as { name: string; type: string }[] | null) ?? []).map(({ name, type }) => {
-      const tag = keyTags[type];
-      if (tag === undefined) throw new KeyturnError('TARGET_INVALID', `primary key column ${title}.${name} is now ${type}; expected ${Object.keys(keyTags).join(', ')}`, { target: title });
-      return { name, type, tag };
-    }),
+    key: keyOf(title, (key as { name: string; type: string }[] | null) ?? [], tags as KeyTag[]),
     scope: (scope as { name: string; type: string } | null) ?? undefined,
     columns: ((columns as ColumnJson[] | null) ?? []).map((column) => columnOf(title, column)),
   };
+}
+
+/** Envelopes are bound to the key as it was when the target was registered: as many columns, of the same kinds. */
+function keyOf(title: string, key: readonly { name: string; type: string }[], tags: readonly KeyTag[]): readonly KeyColumn[] {
+  if (key.length !== tags.length) throw new KeyturnError('TARGET_INVALID', `a primary key column of ${title} is gone, and its envelopes are bound to it; see: keyturn doctor`, { target: title });
+  return key.map(({ name, type }, part) => {
+    const [tag, bound] = [keyTags[type], tags[part]];
+    if (tag !== undefined && tag === bound) return { name, type, tag };
+    throw new KeyturnError('TARGET_INVALID', `primary key column ${title}.${name} is now ${type}, and its envelopes are bound to it as ${bound ?? '?'}; see: keyturn doctor`, { target: title });
+  });
 }
 
 const sqlTypes: Readonly<Record<string, TargetColumn['sqlType']>> = { text: 'text', 'character varying': 'varchar', bytea: 'bytea', jsonb: 'jsonb' };
@@ -97,8 +105,12 @@ export interface RegisteredTarget {
   readonly tableOid: number;
   readonly schema: string;
   readonly table: string;
+  /** In key order; names and kinds are those of the registration. */
   readonly keyAttributes: readonly number[];
+  readonly keyNames: readonly string[];
+  readonly keyTags: readonly KeyTag[];
   readonly scopeAttribute: number | undefined;
+  readonly scopeName: string | undefined;
   readonly columns: readonly RegisteredColumn[];
 }
 
@@ -115,33 +127,65 @@ export interface RegisteredColumn {
 /** The registry's own rows, as last written: what `init` compares the file and the catalogue with. */
 export async function listRegistered(database: Queryable): Promise<readonly RegisteredTarget[]> {
   const { rows } = await database.query(
-    `SELECT t.id, t.keyring_id, t.table_oid, t.schema_name, t.table_name, t.key_attributes, t.scope_attribute,
+    `SELECT t.id, t.keyring_id, t.table_oid, t.schema_name, t.table_name, t.key_attributes, t.key_names, t.key_tags, t.scope_attribute, t.scope_name,
        coalesce((SELECT jsonb_agg(jsonb_build_object('id', e.id, 'name', e.name, 'attribute', e.attribute, 'columnName', e.column_name, 'path', e.path, 'format', e.format, 'bind', e.bind))
          FROM keyturn.target_column e WHERE e.target_id = t.id), '[]')
      FROM keyturn.target t ORDER BY t.schema_name, t.table_name`,
   );
-  return rows.map(([id, keyringId, oid, schema, table, keyAttributes, scopeAttribute, columns]) => ({
+  return rows.map(([id, keyringId, oid, schema, table, keyAttributes, keyNames, tags, scopeAttribute, scopeName, columns]) => ({
     id: String(id),
     keyringId: String(keyringId),
     tableOid: Number(oid),
     schema: String(schema),
     table: String(table),
     keyAttributes: keyAttributes as number[],
+    keyNames: keyNames as string[],
+    keyTags: tags as KeyTag[],
     scopeAttribute: scopeAttribute === null ? undefined : Number(scopeAttribute),
+    scopeName: scopeName === null ? undefined : String(scopeName),
     columns: (columns as (Omit<RegisteredColumn, 'path'> & { path: string[] | null })[]).map((column) => ({ ...column, path: column.path ?? undefined })),
   }));
 }
 
+/** The primary key of a table as the registry keeps it. The kind of a type that no key may have is undefined. */
+export function keyOfTable(table: CatalogTable): { keyAttributes: readonly number[]; keyNames: readonly string[]; keyTags: readonly (KeyTag | undefined)[] } {
+  const columns = table.keyAttributes.map((attribute) => table.columns.find((column) => column.attribute === attribute));
+  return {
+    keyAttributes: table.keyAttributes,
+    keyNames: columns.map((column) => column?.name ?? ''),
+    keyTags: columns.map((column) => (column === undefined || column.isDomain ? undefined : keyTags[column.type])),
+  };
+}
+
+/**
+ * What the envelopes of a target are bound to and `table` has otherwise; empty where they stay readable in it. A table
+ * that was only renamed is compared by attribute number, another table by the names of its columns.
+ */
+export function bindingsLost(target: RegisteredTarget, table: CatalogTable, scopeColumn: string | undefined): readonly string[] {
+  const isSameTable = target.tableOid === table.oid;
+  const key = keyOfTable(table);
+  const scope = table.columns.find((column) => column.name === scopeColumn);
+  const isSameKey = isSameTable ? isEqual(target.keyAttributes, key.keyAttributes) : isEqual(target.keyNames, key.keyNames);
+  const isSameScope = isSameTable ? target.scopeAttribute === scope?.attribute : target.scopeName === scope?.name;
+  return [...(isSameKey && isEqual(target.keyTags, key.keyTags) ? [] : ['its primary key']), ...(isSameScope ? [] : ['its scope column'])];
+}
+
+function isEqual(one: readonly unknown[], other: readonly unknown[]): boolean {
+  return one.length === other.length && one.every((part, at) => part === other[at]);
+}
+
+export function placeOf(table: CatalogTable, scopeColumn: string | undefined): TargetPlace {
+  const { keyAttributes, keyNames } = keyOfTable(table);
+  const scope = table.columns.find((column) => column.name === scopeColumn);
+  return { tableOid: table.oid, schema: table.schema, table: table.table, keyAttributes, keyNames, scopeAttribute: scope?.attribute, scopeName: scope?.name };
+}
+
 export async function insertTarget(client: Queryable, target: RegisteredTarget): Promise<void> {
-  await client.query('INSERT INTO keyturn.target (id, keyring_id, table_oid, schema_name, table_name, key_attributes, scope_attribute) VALUES ($1, $2, $3, $4, $5, $6, $7)', [
-    target.id,
-    target.keyringId,
-    target.tableOid,
-    target.schema,
-    target.table,
-    target.keyAttributes,
-    target.scopeAttribute ?? null,
-  ]);
+  await client.query(
+    `INSERT INTO keyturn.target (id, keyring_id, table_oid, schema_name, table_name, key_attributes, key_names, key_tags, scope_attribute, scope_name)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+    [target.id, target.keyringId, target.tableOid, target.schema, target.table, target.keyAttributes, target.keyNames, target.keyTags, target.scopeAttribute ?? null, target.scopeName ?? null],
+  );
   await writeAudit(client, { action: 'target.register', object: `target ${target.schema}.${target.table}`, after: { id: target.id } });
   for (const column of target.columns) await insertColumn(client, target, column);
 }
@@ -160,17 +204,17 @@ export async function insertColumn(client: Queryable, target: RegisteredTarget, 
   await writeAudit(client, { action: 'target.column', object: `column ${target.schema}.${target.table}.${column.name}`, after: { id: column.id, format: column.format, bind: column.bind } });
 }
 
+/** Where a target is now, as the catalogue says. */
+export type TargetPlace = Pick<RegisteredTarget, 'tableOid' | 'schema' | 'table' | 'keyAttributes' | 'keyNames' | 'scopeAttribute' | 'scopeName'>;
+
 /** Follows a rename or a re-created table: the ids stay, so the envelopes stay readable. */
-export async function renameTarget(client: Queryable, target: RegisteredTarget, now: { tableOid: number; schema: string; table: string; keyAttributes: readonly number[]; scopeAttribute: number | undefined }): Promise<void> {
-  await client.query('UPDATE keyturn.target SET table_oid = $2, schema_name = $3, table_name = $4, key_attributes = $5, scope_attribute = $6 WHERE id = $1', [
-    target.id,
-    now.tableOid,
-    now.schema,
-    now.table,
-    now.keyAttributes,
-    now.scopeAttribute ?? null,
-  ]);
-  await writeAudit(client, { action: 'target.rename', object: `target ${target.id}`, before: { table: `${target.schema}.${target.table}` }, after: { table: `${now.schema}.${now.table}` } });
+export async function renameTarget(client: Queryable, target: RegisteredTarget, now: TargetPlace, reason?: string): Promise<void> {
+  await client.query(
+    `UPDATE keyturn.target SET table_oid = $2, schema_name = $3, table_name = $4, key_attributes = $5, key_names = $6, scope_attribute = $7, scope_name = $8
+     WHERE id = $1`,
+    [target.id, now.tableOid, now.schema, now.table, now.keyAttributes, now.keyNames, now.scopeAttribute ?? null, now.scopeName ?? null],
+  );
+  await writeAudit(client, { action: 'target.rename', object: `target ${target.id}`, reason, before: { table: `${target.schema}.${target.table}` }, after: { table: `${now.schema}.${now.table}` } });
 }
 
 export async function renameColumn(client: Queryable, target: RegisteredTarget, column: RegisteredColumn, now: { name: string; attribute: number; columnName: string }): Promise<void> {

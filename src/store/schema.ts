@@ -22,7 +22,8 @@ export async function migrate(url: Secret): Promise<readonly string[]> {
     migrationsTableName: 'migration',
     migrationsTransactionMode: 'none',
     applicationName: 'keyturn init',
-    logging: false,
+    // The default logger prints failed migrations to stdout, where data belongs.
+    logger: 'debug',
     extra: { max: 1 },
   });
   try {
@@ -76,7 +77,14 @@ export async function requireSchema(database: Queryable): Promise<void> {
   }
 }
 
-/** Every DDL statement of the control schema, in order, for `init --print-sql`. */
+/** Every statement that brings an empty database to this schema, in order, for `init --print-sql`. */
 export function schemaStatements(): readonly string[] {
-  return ['CREATE SCHEMA IF NOT EXISTS keyturn', ...controlSchemaStatements];
+  const names = migrations.map(({ name }) => `(${/\d+$/.exec(name)?.[0] ?? '0'}, '${name}')`);
+  return [
+    'CREATE SCHEMA IF NOT EXISTS keyturn',
+    // As TypeORM would make it.
+    'CREATE TABLE keyturn.migration (id serial PRIMARY KEY, "timestamp" bigint NOT NULL, name character varying NOT NULL)',
+    ...controlSchemaStatements,
+    `INSERT INTO keyturn.migration ("timestamp", name) VALUES ${names.join(', ')}`,
+  ];
 }

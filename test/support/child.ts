@@ -10,7 +10,9 @@ import { afterAll } from 'vitest';
 import { until } from './until.js';
 
 export interface ChildOptions {
+  /** Beside this process's own environment, or instead of it with `onlyEnv`. */
   readonly env?: Readonly<Record<string, string>>;
+  readonly onlyEnv?: boolean;
   readonly args?: readonly string[];
   readonly cwd?: string;
 }
@@ -51,7 +53,7 @@ export function startNode(file: string, options: ChildOptions = {}): Child {
   if (!existsSync(file)) throw new Error(`${file} does not exist: compile the test children first`);
   const child = spawn(process.execPath, [file, ...(options.args ?? [])], {
     cwd: options.cwd ?? checkout,
-    env: { ...process.env, ...options.env },
+    env: { ...(options.onlyEnv === true ? {} : process.env), ...options.env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const { pid } = child;

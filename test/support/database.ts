@@ -12,10 +12,11 @@ export interface TestDatabase {
   drop(): Promise<void>;
 }
 
-export async function createTestDatabase(): Promise<TestDatabase> {
+/** On the server of the run, unless another server's address is given. */
+export async function createTestDatabase(adminUrl: string = inject('adminUrl')): Promise<TestDatabase> {
   const name = `${testDatabasePrefix(inject('testRun'))}${randomBytes(6).toString('hex')}`;
-  await runAsAdmin(`CREATE DATABASE ${name} TEMPLATE template0 ENCODING 'UTF8'`);
-  const url = new URL(inject('adminUrl'));
+  await runAsAdmin(adminUrl, `CREATE DATABASE ${name} TEMPLATE template0 ENCODING 'UTF8'`);
+  const url = new URL(adminUrl);
   url.pathname = `/${name}`;
   const pool = new pg.Pool({ connectionString: url.href, max: 10 });
   // Idle connections end when a test kills them or drops the database; the next query would report anything else.
@@ -28,14 +29,14 @@ export async function createTestDatabase(): Promise<TestDatabase> {
       const kept = pool.totalCount - pool.idleCount;
       // Ending a pool waits for the connections that are out, and a leaked one never comes back.
       if (kept === 0 && !pool.ended) await pool.end();
-      await runAsAdmin(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
+      await runAsAdmin(adminUrl, `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
       if (kept > 0) throw new Error(`${kept} connection(s) of the test pool were not released`);
     },
   };
 }
 
-async function runAsAdmin(statement: string): Promise<void> {
-  const client = new pg.Client({ connectionString: inject('adminUrl') });
+async function runAsAdmin(adminUrl: string, statement: string): Promise<void> {
+  const client = new pg.Client({ connectionString: adminUrl });
   await client.connect();
   try {
     await client.query(statement);

@@ -2,7 +2,8 @@
 // read through the library and start supervisor and workers on either queue backend.
 import { randomBytes } from 'node:crypto';
 import { inject } from 'vitest';
-import { openControl, openKeyturn, startSupervisorProcess, startWorker, type Keyturn, type LongRunning, type OpenControl } from '../../src/app.js';
+import { openControl, openKeyturn, startSupervisorProcess, startWorker, type Keyturn, type LongRunning } from '../../src/app.js';
+import type { OpenControl } from '../../src/control/context.js';
 import type { ConfigFile, Environment } from '../../src/config.js';
 import { init } from '../../src/control/init.js';
 import { activate, rotateKey, stageKey } from '../../src/control/keys.js';
@@ -14,7 +15,7 @@ import { until } from './until.js';
 
 export type Backend = 'postgres' | 'redis';
 
-export const customerColumns = { email: {}, phone: {}, profile: { paths: { ssn: ['ssn'], iban: ['bank', 'iban'] } } } as const;
+export const customerColumns = { email: {}, phone: {}, profile: { paths: { ssn: ['ssn'], iban: ['bank', 'iban'] } } };
 
 export const shopConfig: ConfigFile = {
   keyrings: { customers: { root: 'env:KEYTURN_ROOT_KEY' } },
@@ -49,10 +50,10 @@ function redisUrlFor(): string {
   return url.toString();
 }
 
-export async function openShop(options: { backend?: Backend; config?: ConfigFile; ddl?: readonly string[]; redisUrl?: string } = {}): Promise<Shop> {
+export async function openShop(options: { backend?: Backend; config?: ConfigFile; ddl?: readonly string[]; redisUrl?: string; adminUrl?: string } = {}): Promise<Shop> {
   const backend = options.backend ?? 'postgres';
   const config = options.config ?? shopConfig;
-  const database = await createTestDatabase();
+  const database = await createTestDatabase(options.adminUrl);
   for (const statement of options.ddl ?? [customerTable]) await database.pool.query(statement);
   const rootKey = randomBytes(32).toString('hex');
   const running: LongRunning[] = [];

@@ -82,7 +82,10 @@ export const controlSchemaStatements: readonly string[] = [
   schema_name text NOT NULL,
   table_name text NOT NULL,
   key_attributes smallint[] NOT NULL,
+  key_names text[] NOT NULL,
+  key_tags text[] NOT NULL,
   scope_attribute smallint,
+  scope_name text,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   UNIQUE (schema_name, table_name)
 )`,

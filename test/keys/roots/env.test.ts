@@ -1,6 +1,6 @@
 // Root keys from the environment, and choosing a provider by URI.
 import { describe, expect, test } from 'vitest';
-import { openRootKey, rootKeySchemes } from '../../../src/keys/roots/index.js';
+import { openRootKey, rootKeySchemes } from '../../../src/keys/roots/open-root-key.js';
 import { describeRootKeyContract, exampleCluster, exampleRootBytes } from './root-key-contract.js';
 
 const good = exampleRootBytes.toString('hex');

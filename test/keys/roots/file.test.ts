@@ -4,7 +4,7 @@ import { chmod, chown, link, mkdir, mkdtemp, rm, symlink, writeFile } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { openRootKey } from '../../../src/keys/roots/index.js';
+import { openRootKey } from '../../../src/keys/roots/open-root-key.js';
 import { describeRootKeyContract, exampleCluster, exampleRootBytes } from './root-key-contract.js';
 
 const hexKey = exampleRootBytes.toString('hex');

@@ -1,0 +1,17 @@
+// Values that commander checks while it parses: a wrong one is a usage error that names its option.
+import { InvalidArgumentError } from 'commander';
+
+export function parseRunId(text: string): number {
+  if (!/^[1-9]\d{0,14}$/.test(text))
+    throw new InvalidArgumentError('Expected the number of a run; see: keyturn run list');
+  return Number(text);
+}
+
+/** `what` completes the sentence "Expected …". */
+export function parseCount(what: string, most: number): (text: string) => number {
+  return (text) => {
+    const count = /^\d{1,9}$/.test(text) ? Number(text) : 0;
+    if (count < 1 || count > most) throw new InvalidArgumentError(`Expected ${what}, from 1 to ${most}.`);
+    return count;
+  };
+}

@@ -1,0 +1,260 @@
+// key list, rotate, stage, activate, retire, restore.
+import type { Command } from 'commander';
+import {
+  activate,
+  listKeys,
+  restore,
+  retire,
+  rotateKey,
+  stageKey,
+  type KeyringListing,
+  type KeyListing,
+} from '../../control/keys.js';
+import { rotateAndReencrypt } from '../../control/rotate-and-reencrypt.js';
+import type { Cli } from '../cli.js';
+import { parseDuration } from '../duration.js';
+import { endBegun } from '../finish-run.js';
+import { teach } from '../help.js';
+import type { Output } from '../output.js';
+import { staffFor, type Waiting } from '../staff.js';
+import { countOf, formatCount, formatTime, tableLines } from '../table.js';
+import { localOption } from './reencrypt.js';
+
+interface KeyOptions {
+  readonly keyring?: string;
+  readonly reason?: string;
+  readonly json?: true;
+}
+
+interface RotateOptions extends KeyOptions, Waiting {
+  readonly ifOlderThan?: number;
+  readonly reencrypt?: true;
+}
+
+const wrongRoot = { 8: 'wrong root key; nothing was written' } as const;
+
+export function addKeyCommands(program: Command, cli: Cli): void {
+  const key = program.command('key').description('Data keys: list, rotate, and the single steps of a rotation.');
+
+  teach(
+    key
+      .command('list')
+      .description('List the data keys of every keyring, with their states.')
+      .option('--keyring <name>', 'only this keyring')
+      .option('--json', 'print one JSON object')
+      .action((options: KeyOptions) =>
+        cli.run({ isJson: options.json, file: 'none' }, async ({ context, output }) => {
+          const keyrings = await listKeys(context, options.keyring);
+          output.report({ keyrings }, () => keyrings.flatMap((keyring) => keyringLines(keyring, output)));
+        }),
+      ),
+    {
+      changes: 'nothing. Shows fingerprints, never keys.',
+      examples: [['keyturn key list', 'a key is named by its id (17) or its version (v3)']],
+      exits: { 3: 'no such keyring' },
+    },
+  );
+
+  const rotate = teach(
+    changing(
+      key
+        .command('rotate')
+        .description('Make a new data key and activate it; with --reencrypt, move every row to it as well.'),
+    )
+      .option('--if-older-than <age>', 'leave an active key alone that is younger (80d, 12h, 30m)', parseDuration)
+      .option('--reencrypt', 'order a run that moves every row to the active key')
+      .option('--wait', 'with --reencrypt: wait for its end and report it; needs a live supervisor and worker')
+      .addOption(localOption())
+      .action((options: RotateOptions) => rotateCommand(cli, options)),
+    {
+      changes:
+        'adds a data key, waits until every live member can decrypt with it, and makes it the active one. No row is touched without --reencrypt. Repeating it after any failure goes on where it stopped: a key left staged is activated, an unfinished run is joined; with --if-older-than it never makes a second key.',
+      examples: [
+        ['keyturn key rotate --if-older-than 80d --reencrypt --wait', 'unattended, from cron, every day'],
+        ['keyturn key rotate --reencrypt --local 2', 'with a supervisor and two workers of its own'],
+        ['keyturn key rotate --reason "yearly"', 'the key alone; rows follow with: keyturn reencrypt'],
+      ],
+      exits: {
+        4: 'a live member is behind, or the run is paused',
+        6: 'cells failed or stayed stale',
+        7: 'nobody is there to do the work, or the database cannot be reached; nothing was changed',
+        ...wrongRoot,
+      },
+    },
+  );
+  rotate.hook('preAction', () => {
+    const options: RotateOptions = rotate.opts();
+    if (options.reencrypt !== true && (options.wait === true || options.local !== undefined))
+      rotate.error('error: --wait and --local wait for a run, so they need --reencrypt', {
+        code: 'commander.conflictingOption',
+      });
+  });
+
+  teach(
+    changing(key.command('stage').description('Make a new data key that decrypts and does not encrypt yet.')).action(
+      (options: KeyOptions) =>
+        cli.run({ isJson: options.json, file: 'read' }, async ({ context, output }) => {
+          const staged = await stageKey(context, options.keyring, options.reason);
+          output.report(staged, () => [
+            staged.isNew
+              ? `${staged.key.title} is staged`
+              : `${staged.key.title} was staged already; there is never a second`,
+            '',
+            `next: keyturn key activate --keyring ${staged.keyring}`,
+          ]);
+        }),
+    ),
+    {
+      changes: 'adds one key: random, wrapped under the root key, read back and compared. Nothing encrypts with it.',
+      examples: [['keyturn key stage', 'the first step of keyturn key rotate']],
+      exits: wrongRoot,
+    },
+  );
+
+  teach(
+    changing(
+      key
+        .command('activate')
+        .description('Make a staged key, or an earlier one, the key that encrypts.')
+        .argument('[key]', 'id (17) or version (v3); the staged key where left out'),
+    ).action((name: string | undefined, options: KeyOptions) =>
+      cli.run({ isJson: options.json, file: 'read' }, async ({ context, output }) => {
+        const activated = await activate(context, options.keyring, name, options.reason);
+        output.report(activated, () => [
+          `${activated.key.title} is active; every live member writes with it`,
+          '',
+          `next: keyturn reencrypt --keyring ${activated.keyring} --wait`,
+        ]);
+      }),
+    ),
+    {
+      changes:
+        'the active key, once every live member can decrypt with it; the key it replaces goes on decrypting. No row is touched.',
+      examples: [
+        ['keyturn key activate', 'the staged key'],
+        ['keyturn key activate v1', 'back to an earlier key'],
+      ],
+      exits: {
+        3: 'no such key',
+        4: 'a live member is behind (the message names it), or the key is in no state to be activated',
+        ...wrongRoot,
+      },
+    },
+  );
+
+  teach(
+    changing(
+      key
+        .command('retire')
+        .description('Prove that no value names a key, then refuse to load it any more.')
+        .argument('<key>', 'id (17) or version (v3)'),
+    ).action((name: string, options: KeyOptions) =>
+      cli.run({ isJson: options.json, file: 'none' }, async ({ context, output }) => {
+        const retired = await retire(context, options.keyring, name, options.reason);
+        const cells = retired.proof.columns.reduce((sum, column) => sum + column.cells, 0);
+        output.report(retired, () => [
+          `${retired.key.title} is retired: none of ${countOf(cells, 'cell')} names it`,
+          `  scanned      ${formatTime(retired.proof.scannedAt)}, snapshot ${retired.proof.snapshot}, after every older transaction had ended`,
+          `  registered   ${countOf(retired.proof.columns.length, 'column')}, all cells`,
+          `  others       ${countOf(retired.proof.unregistered.columns, 'unregistered column')} in ${countOf(retired.proof.unregistered.tables, 'table')}, no envelope in them`,
+          '  provisional  a writer frozen since before the rotation could still wake up and write with this key',
+          '',
+          `undo: keyturn key restore ${retired.key.id} --keyring ${retired.keyring}`,
+        ]);
+      }),
+    ),
+    {
+      changes:
+        'the state of one key; members stop loading it. Its row and wraps stay, so that key restore can undo it. Scans every registered table, and every other text, bytea and jsonb column for envelopes; needs no root key.',
+      examples: [['keyturn key retire v1 --reason "all rows moved"', 'after a run that succeeded']],
+      exits: {
+        3: 'no such key',
+        4: 'a value still names it, a member could still write with it, or an older transaction does not end',
+      },
+    },
+  );
+
+  teach(
+    changing(
+      key
+        .command('restore')
+        .description('Undo a retirement: the key decrypts again.')
+        .argument('<key>', 'id (17) or version (v3)'),
+    ).action((name: string, options: KeyOptions) =>
+      cli.run({ isJson: options.json, file: 'none' }, async ({ context, output }) => {
+        const restored = await restore(context, options.keyring, name, options.reason);
+        output.report(restored, () => [
+          `${restored.key.title} decrypts again; live members load it within seconds`,
+          '',
+          `next: keyturn reencrypt --keyring ${restored.keyring} --wait`,
+        ]);
+      }),
+    ),
+    {
+      changes: 'the state of one key. Needs no root key.',
+      examples: [['keyturn key restore v1', 'when a run pauses because of a retired key']],
+      exits: { 3: 'no such key', 4: 'the key is not retired' },
+    },
+  );
+}
+
+/** Options of every verb that changes a keyring. */
+function changing(command: Command): Command {
+  return command
+    .option('--keyring <name>', 'which keyring; may be left out where there is only one')
+    .option('--reason <text>', 'why, for the audit record')
+    .option('--json', 'print one JSON object');
+}
+
+function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
+  return cli.run({ isJson: options.json, file: 'read' }, async (running) => {
+    const { context, output } = running;
+    const rotation = { keyring: options.keyring, ifOlderThanMs: options.ifOlderThan, reason: options.reason };
+    if (options.reencrypt !== true) {
+      const rotated = await rotateKey(context, rotation);
+      output.report(rotated, () => [
+        rotatedWords(rotated),
+        '',
+        `next: ${rotated.isNew ? `keyturn reencrypt --keyring ${rotated.keyring} --wait` : 'keyturn status'}`,
+      ]);
+      return;
+    }
+    const staff = staffFor(cli, running, options);
+    const { begin, report, ...rotated } = await rotateAndReencrypt(context, { ...rotation, supply: staff.supply });
+    if (staff.waits) output.note(rotatedWords(rotated));
+    await endBegun(
+      {
+        running,
+        staff,
+        before: {
+          value: { key: rotated.key, isNew: rotated.isNew },
+          lines: staff.waits ? [] : [rotatedWords(rotated)],
+        },
+      },
+      { begin, report },
+    );
+  });
+}
+
+function rotatedWords({ key, isNew }: { key: KeyListing; isNew: boolean }): string {
+  return isNew
+    ? `${key.title} is active; every live member writes with it`
+    : `${key.title} stays active: it is young enough`;
+}
+
+function keyringLines(keyring: KeyringListing, output: Output): readonly string[] {
+  const rows = keyring.keys
+    .toReversed()
+    .map((key) => [
+      `v${key.version}`,
+      formatCount(key.id),
+      `${key.state}${key.compromised ? ' (compromised)' : ''}`,
+      key.algorithm,
+      formatTime(key.retiredAt ?? key.activatedAt ?? key.createdAt),
+      key.fingerprint,
+    ]);
+  return [
+    `${output.paint('strong', keyring.keyring)}, generation ${keyring.generation}, new keys are ${keyring.algorithm}`,
+    ...tableLines(['key', 'id', 'state', 'algorithm', 'since', 'fingerprint'], rows),
+  ];
+}

@@ -1,0 +1,220 @@
+// init, status, doctor: bring it up, see where it stands, see what stands in the way.
+import { Option, type Command } from 'commander';
+import { examineEverything } from '../../control/doctor.js';
+import { init, printSql, type InitReport } from '../../control/init.js';
+import { readStatus, type KeyringStatus, type StatusReport } from '../../control/status.js';
+import type { Cli } from '../cli.js';
+import { teach } from '../help.js';
+import type { Output } from '../output.js';
+import { kindTitle } from '../run-words.js';
+import { countOf, formatCount, formatTime, tableLines } from '../table.js';
+
+interface InitOptions {
+  readonly printSql?: true;
+  readonly json?: true;
+}
+
+export function addOverviewCommands(program: Command, cli: Cli): void {
+  teach(
+    program
+      .command('init')
+      .description('Bring the control schema, keyrings, first data keys and targets of keyturn.yaml into the database.')
+      .addOption(
+        new Option(
+          '--print-sql',
+          'print all statements instead, for people who run them themselves; connects to nothing',
+        ).conflicts('json'),
+      )
+      .option('--json', 'print one JSON object')
+      .action((options: InitOptions) => (options.printSql === true ? printStatements(cli) : runInit(cli, options))),
+    {
+      changes:
+        'only what is missing; run it again after every change of keyturn.yaml and after every upgrade. It writes no application table. It is the one command that migrates, so it needs DDL rights; nothing else does.',
+      examples: [
+        ['keyturn init', 'a second time it changes nothing and says so'],
+        ['keyturn init --print-sql > keyturn.sql', 'read it, or have it run by somebody else'],
+      ],
+      exits: {
+        4: 'a table cannot be handled; nothing of it was registered (see: keyturn doctor)',
+        8: 'wrong root key; nothing was written',
+      },
+    },
+  );
+
+  teach(
+    program
+      .command('status')
+      .description('Show keyrings, coverage, members, runs and queue, and the next safe command.')
+      .option('--json', 'print one JSON object')
+      .action((options: { json?: true }) =>
+        cli.run({ isJson: options.json, file: 'none' }, async ({ context, output }) => {
+          const status = await readStatus(context);
+          output.report(status, () => statusLines(status, output));
+        }),
+      ),
+    {
+      changes: 'nothing. Needs the database alone: no root key, no queue, no keyturn.yaml.',
+      examples: [
+        ['keyturn status', 'ends with the next safe command'],
+        ['keyturn status --json', 'for scripts and monitoring'],
+      ],
+      exits: { 4: 'the database has no keyturn schema, or one of another version' },
+    },
+  );
+
+  teach(
+    program
+      .command('doctor')
+      .description('Look at everything a rotation stands on and say what is fine, what to watch and what is refused.')
+      .option('--json', 'print one JSON object')
+      .action((options: { json?: true }) =>
+        cli.run({ isJson: options.json, file: 'if there', anySchema: true }, async ({ context, output }) => {
+          const findings = await examineEverything(context);
+          output.report({ findings }, () => findingLines(findings, output));
+          const refusals = findings.filter((finding) => finding.level === 'refuse').length;
+          if (refusals === 0) return 0;
+          output.note(`keyturn: ${refusals} of ${countOf(findings.length, 'finding')} must be mended first`);
+          return 4;
+        }),
+      ),
+    {
+      changes:
+        'nothing. Looks at registered tables, and at those that keyturn.yaml names where there is one. Needs no root key.',
+      examples: [
+        ['keyturn doctor', 'before init, and before a first rotation'],
+        ['keyturn --config shop.yaml doctor', 'tables of another file'],
+      ],
+      exits: { 4: 'something is refused' },
+    },
+  );
+}
+
+/** Needs the file alone, so any address serves where none is set. */
+async function printStatements(cli: Cli): Promise<void> {
+  const { environment, openControl, stdout } = cli.surroundings;
+  const hasAddress = environment['DATABASE_URL'] !== undefined || environment['DATABASE_URL_FILE'] !== undefined;
+  const opened = openControl({
+    environment: hasAddress ? environment : { ...environment, DATABASE_URL: 'postgres://' },
+    file: cli.configFile(),
+  });
+  try {
+    stdout.write(await printSql(opened.context));
+  } finally {
+    await opened.close();
+  }
+}
+
+function runInit(cli: Cli, options: InitOptions): Promise<void> {
+  return cli.run({ isJson: options.json, file: 'read', anySchema: true }, async ({ context, output }) => {
+    const report = await init(context);
+    output.report(report, () => initLines(report, output));
+  });
+}
+
+function initLines(report: InitReport, output: Output): readonly string[] {
+  const lines = [
+    report.migrations.length === 0
+      ? 'schema    up to date'
+      : `schema    ${countOf(report.migrations.length, 'migration')} applied`,
+    ...report.keyrings.map(
+      (keyring) =>
+        `keyring   ${keyring.name}: ${keyring.isNew ? 'created' : 'unchanged'}, active key id ${keyring.activeKeyId}`,
+    ),
+    ...report.targets.map((target) => `target    ${target.name} (${target.columns.join(', ')}): ${target.change}`),
+    ...report.grants.map((grant) => `granted   ${grant}`),
+  ];
+  const isChanged =
+    report.migrations.length > 0 ||
+    report.keyrings.some((keyring) => keyring.isNew) ||
+    report.targets.some((target) => target.change !== 'unchanged');
+  const warnings = report.warnings.flatMap((finding) => ['', ...findingLine(finding, output)]);
+  return [
+    ...lines,
+    ...warnings,
+    '',
+    isChanged
+      ? 'next: keyturn doctor, then start the application with the library and: keyturn status'
+      : 'nothing was changed',
+  ];
+}
+
+type Finding = Awaited<ReturnType<typeof examineEverything>>[number];
+
+const levels = [
+  ['refuse', 'refused: mend these first', 'bad'],
+  ['warn', 'to watch', 'watch'],
+  ['ok', 'fine', 'good'],
+] as const;
+
+function findingLines(findings: readonly Finding[], output: Output): readonly string[] {
+  const groups = levels.flatMap(([level, title, tone]) => {
+    const group = findings.filter((finding) => finding.level === level);
+    if (group.length === 0) return [];
+    return ['', output.paint(tone, title), ...group.flatMap((finding) => findingLine(finding, output))];
+  });
+  return groups.slice(1);
+}
+
+function findingLine(finding: Finding, output: Output): readonly string[] {
+  // What is fine is said of the subject; what is not has a sentence of its own.
+  const said = `  ${finding.check}: ${output.paint('strong', finding.subject)}${finding.level === 'ok' ? '' : ':'} ${finding.reason}`;
+  return finding.remedy === '' ? [said] : [said, `    remedy: ${finding.remedy}`];
+}
+
+function statusLines(status: StatusReport, output: Output): readonly string[] {
+  const members = status.members.map((member) => [
+    member.member,
+    member.live ? 'live' : 'gone',
+    `last heard ${formatTime(member.heartbeat_at)}`,
+  ]);
+  const runs = status.runs.map((run) => [
+    String(run.run_id),
+    kindTitle(run.kind),
+    run.state.replaceAll('_', ' '),
+    run.target_key,
+    formatCount(run.rows_examined),
+    formatCount(run.fields_failed),
+    run.held_back_by ?? '',
+  ]);
+  const queue = status.queue === null ? 'not in use yet' : `${status.queue.backend} (${status.queue.prefix})`;
+  return [
+    ...status.keyrings.flatMap((keyring) => keyringLines(keyring, output)),
+    output.paint('strong', 'members'),
+    ...(members.length === 0 ? ['  none'] : tableLines(['', '', ''], members).slice(1)),
+    '',
+    output.paint('strong', 'runs'),
+    ...(runs.length === 0 ? ['  none'] : tableLines(['run', 'kind', 'state', 'toward', 'rows', 'failed', ''], runs)),
+    '',
+    `${output.paint('strong', 'queue')} ${queue}; ${status.supervisor ? 'a supervisor is live' : 'no live supervisor'}`,
+    '',
+    `next: ${status.next}`,
+  ];
+}
+
+function keyringLines(keyring: KeyringStatus, output: Output): readonly string[] {
+  const age = keyring.active_key_age_days === null ? '' : `, ${keyring.active_key_age_days} days old`;
+  const others = [
+    ['staged', keyring.staged_key === null ? [] : [keyring.staged_key]],
+    ['decrypt only', keyring.decrypt_only_keys],
+    ['retired', keyring.retired_keys],
+    ['behind', keyring.laggards],
+  ] as const;
+  return [
+    `${output.paint('strong', `keyring ${keyring.keyring}`)}, generation ${keyring.generation}, ${countOf(keyring.targets, 'target')}`,
+    `  active        ${keyring.active_key ?? 'none'}${age}`,
+    ...others
+      .filter(([, names]) => names.length > 0)
+      .map(([title, names]) => `  ${title.padEnd(13)} ${names.join(', ')}`),
+    `  coverage      ${coverageWords(keyring)}`,
+    '',
+  ];
+}
+
+/** What the newest run toward the active key knows. */
+function coverageWords(keyring: KeyringStatus): string {
+  const run = keyring.last_run;
+  if (run !== null && run.state === 'succeeded' && run.verified_at !== null)
+    return `every cell named the active key when run ${run.run_id} verified it, ${formatTime(run.verified_at)}`;
+  if (run !== null) return `not complete: run ${run.run_id} is ${run.state.replaceAll('_', ' ')}`;
+  return keyring.decrypt_only_keys.length === 0 ? 'there is no other key' : 'unknown: no run toward the active key yet';
+}

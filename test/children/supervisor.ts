@@ -1,0 +1,8 @@
+// A supervisor process for tests that kill it. Ends by SIGTERM or worse.
+import { startSupervisorProcess } from '../../src/app.js';
+
+const supervisor = await startSupervisorProcess({ environment: process.env, name: `supervisor-${process.pid}` });
+process.once('SIGTERM', () => void supervisor.stop());
+console.log(`supervising: pid ${process.pid}`);
+await supervisor.ended;
+process.exit(0);

@@ -1,0 +1,69 @@
+// Workers killed with SIGKILL at every point where a crash could lose or double something. After each death every value
+// decrypts, the numbers in the database agree with each other, and another worker finishes what is left.
+import { describe, expect, test, vi } from 'vitest';
+import type { BatchPoint } from '../../src/engine/services.js';
+import { availableBackends } from '../support/backends.js';
+import { countRewrites, findImbalances, witnessOf } from '../support/ledger.js';
+import { memberIdOf, passLease, startWorkerProcess, waitForDeath } from '../support/processes.js';
+import { customer, customerTable, findDifferences, insertCustomers, openShop } from '../support/shop.js';
+
+vi.setConfig({ maxConcurrency: 4, testTimeout: 60_000 });
+
+const ids = Array.from({ length: 300 }, (_, at) => at + 1);
+const cells = ids.map(customer).flatMap(({ email, phone, ssn, iban }) => [email, phone, ssn, iban].filter((value) => value !== null)).length;
+
+interface Death {
+  readonly when: string;
+  readonly point: BatchPoint;
+  readonly time: number;
+  /** Slices of 50 and of up to 200 rows that were committed by then; the batch has one more. */
+  readonly committedRows: number;
+  /** Batches that the dead worker still held. */
+  readonly held: number;
+}
+
+const deaths: readonly Death[] = [
+  { when: 'before the write', point: 'batch.before_update', time: 2, committedRows: 50, held: 1 },
+  { when: 'before the commit', point: 'batch.before_commit', time: 2, committedRows: 50, held: 1 },
+  { when: 'after the commit', point: 'batch.after_commit', time: 2, committedRows: 250, held: 1 },
+  { when: 'before the acknowledgement', point: 'batch.before_ack', time: 1, committedRows: 300, held: 0 },
+];
+
+describe.concurrent.each(availableBackends())('crashing over the %s queue', (backend) => {
+  for (const { when, point, time, committedRows, held } of deaths) {
+    test(`I3 I4 a worker killed ${when} loses nothing and nothing is done twice [${backend}]`, async ({ onTestFinished }) => {
+      const shop = await openShop({ backend, ddl: [customerTable, ...witnessOf('customer')] });
+      onTestFinished(() => shop.close());
+      const before = await shop.open();
+      await insertCustomers(shop, before, ids);
+      await before.close();
+      const keyId = await shop.rotate();
+      const run = await shop.order();
+      await shop.startSupervisor();
+
+      const doomed = startWorkerProcess(shop, { point, time, signal: 'SIGKILL' });
+      await waitForDeath(doomed);
+      const reader = await shop.open();
+      expect(await findDifferences(shop, reader)).toEqual([]);
+      expect(await findImbalances(shop)).toEqual([]);
+      expect(await countRewrites(shop)).toEqual({ rows: committedRows, most: 1 });
+      expect(await passLease(shop, await memberIdOf(shop, doomed))).toBe(held);
+
+      await shop.startWorker();
+      expect(await shop.waitForRun(run)).toMatchObject({
+        state: 'succeeded',
+        target_key_id: keyId,
+        rows_examined: ids.length,
+        rows_updated: ids.length,
+        fields_examined: cells,
+        fields_reencrypted: cells,
+        fields_conflicted: 0,
+        fields_failed: 0,
+        fields_stale: 0,
+      });
+      expect(await findDifferences(shop, reader)).toEqual([]);
+      expect(await findImbalances(shop)).toEqual([]);
+      expect(await countRewrites(shop)).toEqual({ rows: ids.length, most: 1 });
+    });
+  }
+});

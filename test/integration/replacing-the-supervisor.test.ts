@@ -1,0 +1,98 @@
+// Supervisors killed or frozen in the middle of planning, while the transaction that plans a batch is open: another one
+// takes over, and every primary key is covered exactly once. A trigger on the batch table holds the planner where the test
+// wants it: its third batch waits for an advisory lock that the test holds.
+import pg from 'pg';
+import { describe, expect, test, vi } from 'vitest';
+import { availableBackends } from '../support/backends.js';
+import { startChild, type Child } from '../support/child.js';
+import { digestOf, findImbalances } from '../support/ledger.js';
+import { findMisplanned, findWrongNotes, noteRows, noteTexts, openNoteShop } from '../support/notes.js';
+import { passLeadership } from '../support/processes.js';
+import type { Shop } from '../support/shop.js';
+import { until } from '../support/until.js';
+
+vi.setConfig({ testTimeout: 90_000 });
+
+const deadlineMs = 30_000;
+const lockNumber = 4_711;
+
+interface HeldPlanner {
+  readonly supervisor: Child;
+  /** The held statement goes on, in whatever state its process is. */
+  letGo(): Promise<void>;
+}
+
+/** Starts a supervisor process; resolves once it waits in the middle of planning its third batch. */
+async function holdPlanner(shop: Shop): Promise<HeldPlanner> {
+  await shop.query(`CREATE FUNCTION hold_planner() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+      IF (SELECT count(*) FROM keyturn.batch) = 3 THEN PERFORM pg_advisory_xact_lock(${lockNumber}); END IF;
+      RETURN NULL;
+    END $$`);
+  await shop.query('CREATE TRIGGER hold_planner AFTER INSERT ON keyturn.batch FOR EACH ROW EXECUTE FUNCTION hold_planner()');
+  const holder = new pg.Client({ connectionString: shop.url });
+  // The database may be dropped under it when a test fails.
+  holder.on('error', () => undefined);
+  await holder.connect();
+  await holder.query(`SELECT pg_advisory_lock(${lockNumber})`);
+  const supervisor = startChild('supervisor', { env: { ...shop.environment(), LOG_LEVEL: 'info' } });
+  const waiting = `SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = ${lockNumber} AND NOT granted`;
+  await until(async () => (await shop.query(waiting)).length === 1, { what: 'the planner to wait', deadlineMs });
+  return { supervisor, letGo: () => holder.end() };
+}
+
+async function leaderOf(shop: Shop): Promise<unknown> {
+  return (await shop.query('SELECT holder FROM keyturn.leadership'))[0]?.['holder'];
+}
+
+async function expectEachKeyOnce(shop: Shop, run: number, deadline: number): Promise<void> {
+  expect(await shop.waitForRun(run, deadline)).toMatchObject({ state: 'succeeded', rows_examined: noteRows, rows_updated: noteTexts, fields_reencrypted: noteTexts, fields_stale: 0 });
+  expect(await findMisplanned(shop, 1)).toEqual([]);
+  expect(await findMisplanned(shop, 2)).toEqual([]);
+  expect(await findImbalances(shop)).toEqual([]);
+  expect(await findWrongNotes(shop, await shop.open())).toEqual([]);
+}
+
+describe.concurrent.each(availableBackends())('replacing the supervisor over the %s queue', (backend) => {
+  test(`I4 a supervisor killed while planning is replaced and each primary key is covered once [${backend}]`, async ({ onTestFinished }) => {
+    const shop = await openNoteShop(backend);
+    onTestFinished(() => shop.close());
+    await shop.rotate();
+    const run = await shop.order();
+    const { supervisor, letGo } = await holdPlanner(shop);
+    supervisor.kill('SIGKILL');
+    expect(await supervisor.waitForExit(deadlineMs)).toEqual({ code: null, signal: 'SIGKILL' });
+    await letGo();
+    expect(await shop.query('SELECT id FROM keyturn.batch')).toHaveLength(2);
+
+    await passLeadership(shop);
+    await shop.startSupervisor();
+    await shop.startWorker();
+    await expectEachKeyOnce(shop, run, deadlineMs);
+  });
+
+  test(`a supervisor frozen while planning is replaced, and plans nothing when it wakes up [${backend}]`, async ({ onTestFinished }) => {
+    const shop = await openNoteShop(backend);
+    onTestFinished(() => shop.close());
+    await shop.rotate();
+    const run = await shop.order();
+    const { supervisor, letGo } = await holdPlanner(shop);
+    supervisor.kill('SIGSTOP');
+    await letGo();
+    const frozen = await leaderOf(shop);
+
+    // Nothing is turned forward here: the server ends the frozen transaction, and the leadership expires by itself.
+    await shop.startSupervisor();
+    await shop.startWorker();
+    await expectEachKeyOnce(shop, run, 2 * deadlineMs);
+    const leader = await leaderOf(shop);
+    expect(leader).not.toBe(frozen);
+    const digest = await digestOf(shop, ['note']);
+    supervisor.kill('SIGCONT');
+    await until(async () => supervisor.stderr().includes('"msg":"trouble"'), { what: 'the woken supervisor to find its transaction gone', deadlineMs });
+    supervisor.kill('SIGTERM');
+    expect(await supervisor.waitForExit(deadlineMs)).toEqual({ code: 0, signal: null });
+    expect(await leaderOf(shop)).toBe(leader);
+    expect(await digestOf(shop, ['note'])).toBe(digest);
+  });
+});

@@ -1,0 +1,100 @@
+// Runs in this process and without any queue: supervisor steps and a worker's visits in turn. It shows that the engine
+// needs no queue, and gives tests a place between any two batches.
+import { randomUUID } from 'node:crypto';
+import { Secret } from '../../src/crypto/secret.js';
+import { showRun, type RunReport } from '../../src/control/runs.js';
+import { advanceRun } from '../../src/engine/advance-run.js';
+import { createInlineCrypto } from '../../src/engine/slice-crypto.js';
+import { startMembership, type Membership } from '../../src/engine/membership.js';
+import { passPoint, type BatchServices, type ReachPoint } from '../../src/engine/services.js';
+import { workBatch, type Worked } from '../../src/engine/work-batch.js';
+import { openRootKey } from '../../src/keys/roots/open-root-key.js';
+import { isFinished } from '../../src/rotation/run.js';
+import { dispatchDue } from '../../src/store/batches.js';
+import { openDatabase } from '../../src/store/database.js';
+import { createKeyStore, getClusterId, listRootUris } from '../../src/store/keys.js';
+import { holdLeadership } from '../../src/store/leadership.js';
+import { getRun } from '../../src/store/runs.js';
+import type { Shop } from './shop.js';
+import { until } from './until.js';
+
+export interface DirectRunner {
+  readonly services: BatchServices;
+  readonly membership: Membership;
+  /** One supervisor step of the run, then every batch that is due. */
+  step(runId: number): Promise<readonly Worked[]>;
+  /** Steps until the run is finished or paused. */
+  finish(runId: number): Promise<RunReport>;
+  close(): Promise<void>;
+}
+
+export interface DirectRunOptions {
+  readonly reachPoint?: ReachPoint;
+  /** Before each batch is worked, for what an application does meanwhile. */
+  readonly beforeBatch?: () => Promise<void>;
+}
+
+const finishDeadlineMs = 60_000;
+
+export async function startDirectRunner(
+  shop: Pick<Shop, 'url' | 'environment' | 'control'>,
+  options: DirectRunOptions = {},
+): Promise<DirectRunner> {
+  const database = openDatabase({ url: new Secret(shop.url), maxConnections: 4, applicationName: 'direct run' });
+  const cluster = await getClusterId(database);
+  const membership = await startMembership({
+    database,
+    store: createKeyStore(database),
+    kind: 'worker',
+    name: 'direct',
+    version: 'test',
+    keyrings: undefined,
+    openRoots: async (keyring) => {
+      const uris = (await listRootUris(database)).get(keyring) ?? [];
+      return Promise.all(uris.map((uri) => openRootKey(uri, { cluster, env: shop.environment() })));
+    },
+    onTrouble: (error) => {
+      throw error;
+    },
+  });
+  const services: BatchServices = {
+    database,
+    keyrings: membership,
+    memberId: membership.id,
+    crypto: createInlineCrypto(),
+    reachPoint: options.reachPoint ?? passPoint,
+  };
+  const holder = randomUUID();
+
+  async function step(runId: number): Promise<readonly Worked[]> {
+    const leadership = await holdLeadership(database, holder);
+    if (leadership === undefined) throw new Error('another supervisor leads');
+    await advanceRun({ database, leadership }, await getRun(database, runId));
+    const worked: Worked[] = [];
+    for (const due of await dispatchDue(database, 50)) {
+      await options.beforeBatch?.();
+      const job = { batchId: due.id, generation: due.generation };
+      worked.push(await workBatch(services, job, new AbortController().signal));
+    }
+    return worked;
+  }
+
+  return {
+    services,
+    membership,
+    step,
+    finish: (runId) =>
+      until(
+        async () => {
+          await step(runId);
+          const report = await showRun(shop.control.context, runId);
+          return (isFinished(report.state) || report.state === 'paused') && report;
+        },
+        { what: `run ${runId} to end`, deadlineMs: finishDeadlineMs },
+      ),
+    async close() {
+      await membership.close();
+      await database.close();
+    },
+  };
+}

@@ -1,0 +1,39 @@
+// Database roles for tests: cluster-wide, so named at random, and dropped with what they own and were granted.
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+import { inject } from 'vitest';
+
+export interface TestRole {
+  readonly name: string;
+  /** The same database as seen by this role. */
+  urlFor(databaseUrl: string): string;
+  /** After every database in which it was granted something is gone. */
+  drop(): Promise<void>;
+}
+
+/** A login role with a password and no other right. */
+export async function createTestRole(): Promise<TestRole> {
+  const name = `keyturn_test_${randomBytes(6).toString('hex')}`;
+  const password = randomBytes(12).toString('hex');
+  await runAsAdmin(`CREATE ROLE ${name} LOGIN PASSWORD '${password}'`);
+  return {
+    name,
+    urlFor(databaseUrl) {
+      const url = new URL(databaseUrl);
+      url.username = name;
+      url.password = password;
+      return url.href;
+    },
+    drop: () => runAsAdmin(`DROP ROLE ${name}`),
+  };
+}
+
+async function runAsAdmin(statement: string): Promise<void> {
+  const client = new pg.Client({ connectionString: inject('adminUrl') });
+  await client.connect();
+  try {
+    await client.query(statement);
+  } finally {
+    await client.end();
+  }
+}

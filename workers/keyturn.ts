@@ -1,0 +1,30 @@
+#!/usr/bin/env node
+// Entry point of the command line: hands src/cli, which must not know the wiring, what only the wiring can open.
+import { fileURLToPath } from 'node:url';
+import { openControl, version } from '../src/app.js';
+import { runCli } from '../src/cli/run-cli.js';
+
+const interruptedExitCode = 128;
+const entries = { worker: entry('./reencrypt.js'), supervisor: entry('./supervisor.js') };
+
+// A reader that has seen enough (`keyturn run list | head -1`) is no error.
+process.stdout.on('error', () => process.exit(0));
+
+process.exitCode = await runCli(process.argv.slice(2), {
+  version,
+  environment: process.env,
+  stdout: process.stdout,
+  stderr: process.stderr,
+  openControl,
+  runWorker: () => import('./reencrypt.js'),
+  runSupervisor: () => import('./supervisor.js'),
+  runDemo: async (options) =>
+    (await import('../src/cli/demo/run-demo.js')).runDemo({ ...options, openControl, entry: entries }),
+  entries,
+});
+// An interrupted command leaves connections in the middle of a statement behind.
+if (process.exitCode > interruptedExitCode) process.exit();
+
+function entry(name: string): string {
+  return fileURLToPath(new URL(name, import.meta.url));
+}
