@@ -281,11 +281,13 @@ export async function recentThroughput(database: Queryable, runId: number, kind:
   return typeof value === 'number' ? value : undefined;
 }
 
-/** Cells by failure cause of the latest finished batches of a pass, newest first. */
+/** Cells by failure cause of the latest batches that a pass has finished since the run was last resumed, newest first. */
 export async function latestFailures(database: Queryable, runId: number, pass: number, limit: number): Promise<readonly { cellsExamined: number; failedByCause: ReadonlyMap<string, number> }[]> {
   const { rows } = await database.query(
     `SELECT b.cells_examined, coalesce((SELECT jsonb_object_agg(cause, n) FROM (SELECT q.cause, count(*) AS n FROM keyturn.quarantine q WHERE q.batch_id = b.id GROUP BY q.cause) c), '{}')
-     FROM keyturn.batch b WHERE b.run_id = $1 AND b.pass = $2 AND b.state = 'done' AND b.cells_examined > 0 ORDER BY b.finished_at DESC LIMIT $3`,
+     FROM keyturn.batch b JOIN keyturn.run r ON r.id = b.run_id
+     WHERE b.run_id = $1 AND b.pass = $2 AND b.state = 'done' AND b.cells_examined > 0 AND b.finished_at > coalesce(r.resumed_at, '-infinity')
+     ORDER BY b.finished_at DESC LIMIT $3`,
     [runId, pass, limit],
   );
   return rows.map(([cells, causes]) => ({ cellsExamined: Number(cells), failedByCause: new Map(Object.entries(causes as Record<string, number>)) }));

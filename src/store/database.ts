@@ -127,7 +127,8 @@ export function rebuildError(error: unknown): KeyturnError {
   if (error instanceof pg.DatabaseError) {
     const sqlstate = error.code ?? 'unknown';
     const details = { sqlstate, schema: error.schema, table: error.table, column: error.column, constraint: error.constraint };
-    const speaks = speakingClasses.has(sqlstate.slice(0, 2));
+    // With a context the words may be those of a function or trigger, which may speak of values under any SQLSTATE.
+    const speaks = speakingClasses.has(sqlstate.slice(0, 2)) && error.where === undefined;
     const unavailable = unavailableClasses.has(sqlstate.slice(0, 2)) && !statementOnly.has(sqlstate);
     const where = [error.schema, error.table, error.column, error.constraint].filter((part) => part !== undefined).join('.');
     const message = `the database refused a statement (SQLSTATE ${sqlstate}${where === '' ? '' : ` at ${where}`})${speaks ? `: ${error.message}` : ''}`;

@@ -128,6 +128,7 @@ export async function moveRunIfState(client: Queryable, run: Run, move: RunMove)
     `UPDATE keyturn.run SET state = $3, held_back_by = $4, pass = coalesce($5, pass), round = coalesce($6, round),
        resume_state = CASE WHEN $3 = 'pausing' THEN $2 WHEN $3 IN ('paused', 'cancelling') THEN resume_state END,
        started_at = CASE WHEN $3 IN ('running', 'verifying') THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
+       resumed_at = CASE WHEN $2 = 'paused' THEN clock_timestamp() ELSE resumed_at END,
        verified_at = CASE WHEN $3 = 'succeeded' AND kind <> 'dry_run' THEN clock_timestamp() END,
        finished_at = CASE WHEN $3 IN ${finishedStates} THEN clock_timestamp() END
      WHERE id = $1 AND state = $2`,

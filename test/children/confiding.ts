@@ -4,14 +4,21 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
+import { inspect } from 'node:util';
 import pg from 'pg';
 import { openKeyturn } from '../../src/app.js';
 import type { ConfigFile } from '../../src/config.js';
 
-const [config, file, customers] = process.argv.slice(2).map((argument) => JSON.parse(argument) as unknown) as [ConfigFile, string, number];
+const [config, file, customers] = process.argv.slice(2).map((argument) => JSON.parse(argument) as unknown) as [
+  ConfigFile,
+  string,
+  number,
+];
 const toEnd = once(process, 'SIGTERM');
 const keyturn = await openKeyturn({ config, name: 'confiding' });
-const columns = ['email', 'phone', 'profile.ssn', 'profile.iban'].map((name) => keyturn.column('public.customer', name));
+const columns = ['email', 'phone', 'profile.ssn', 'profile.iban'].map((name) =>
+  keyturn.column('public.customer', name),
+);
 const [email] = columns as [(typeof columns)[number]];
 const client = new pg.Client({ connectionString: process.env['DATABASE_URL'] });
 await client.connect();
@@ -27,7 +34,13 @@ for (let id = 1; id <= customers; id++) {
   markers.push(...plaintexts);
   const stored = await Promise.all(columns.map((column, at) => column.encrypt(row, plaintexts[at] ?? '')));
   const profile = JSON.stringify({ ssn: stored[2], bank: { iban: stored[3] } });
-  await client.query('INSERT INTO customer (id, tenant_id, email, phone, profile) VALUES ($1, $2, $3, $4, $5)', [id, row.scope, stored[0], stored[1], profile]);
+  await client.query('INSERT INTO customer (id, tenant_id, email, phone, profile) VALUES ($1, $2, $3, $4, $5)', [
+    id,
+    row.scope,
+    stored[0],
+    stored[1],
+    profile,
+  ]);
 }
 writeFileSync(file, JSON.stringify(markers), { mode: 0o600 });
 
@@ -50,8 +63,8 @@ for (const mistake of mistakes) {
     () => undefined,
     (thrown: unknown) => thrown,
   );
-  console.error(error ?? 'went well');
+  process.stderr.write(`${inspect(error ?? 'went well')}\n`);
 }
-console.log(`confided: ${mistakes.length} mistakes`);
+process.stdout.write(`confided: ${mistakes.length} mistakes\n`);
 await toEnd;
 await readMoved();

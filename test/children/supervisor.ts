@@ -3,6 +3,6 @@ import { startSupervisorProcess } from '../../src/app.js';
 
 const supervisor = await startSupervisorProcess({ environment: process.env, name: `supervisor-${process.pid}` });
 process.once('SIGTERM', () => void supervisor.stop());
-console.log(`supervising: pid ${process.pid}`);
+process.stdout.write(`supervising: pid ${process.pid}\n`);
 await supervisor.ended;
 process.exit(0);

@@ -12,11 +12,11 @@ const worker = await startWorker({
     if (at !== point) return;
     reached++;
     if (reached !== Number(time)) return;
-    console.log(`reached ${at}: pid ${process.pid} signal ${signal}`);
+    process.stdout.write(`reached ${at}: pid ${process.pid} signal ${signal}\n`);
     process.kill(process.pid, signal);
   },
 });
 process.once('SIGTERM', () => void worker.stop());
-console.log(`working: pid ${process.pid}`);
+process.stdout.write(`working: pid ${process.pid}\n`);
 await worker.ended;
 process.exit(0);

@@ -7,7 +7,12 @@ import pg from 'pg';
 import { openKeyturn } from '../../src/app.js';
 import type { ConfigFile } from '../../src/config.js';
 
-const [config, mine, writers, customers] = process.argv.slice(2).map((argument) => JSON.parse(argument) as unknown) as [ConfigFile, number, number, number];
+const [config, mine, writers, customers] = process.argv.slice(2).map((argument) => JSON.parse(argument) as unknown) as [
+  ConfigFile,
+  number,
+  number,
+  number,
+];
 const keyturn = await openKeyturn({ config, name: `writer-${mine}` });
 const email = keyturn.column('public.customer', 'email');
 const ssn = keyturn.column('public.customer', 'profile.ssn');
@@ -23,21 +28,24 @@ process.once('SIGTERM', () => {
 async function write(id: number, sequence: number): Promise<void> {
   const row = { pk: id, scope: `tenant-${id % 3}` };
   const value = `${id}:${sequence}`;
-  await pool.query(`UPDATE customer SET email = $2, profile = jsonb_set(profile, '{ssn}', to_jsonb($3::text)), version = version + 1 WHERE id = $1`, [
-    id,
-    await email.encrypt(row, value),
-    await ssn.encrypt(row, value),
-  ]);
+  await pool.query(
+    `UPDATE customer SET email = $2, profile = jsonb_set(profile, '{ssn}', to_jsonb($3::text)), version = version + 1 WHERE id = $1`,
+    [id, await email.encrypt(row, value), await ssn.encrypt(row, value)],
+  );
   sequences.set(id, sequence);
-  console.log(`wrote ${id} ${sequence}`);
+  process.stdout.write(`wrote ${id} ${sequence}\n`);
 }
 
 async function read(id: number): Promise<void> {
-  const { rows } = await pool.query<{ email: string; ssn: string }>(`SELECT email, profile ->> 'ssn' AS ssn FROM customer WHERE id = $1`, [id]);
+  const { rows } = await pool.query<{ email: string; ssn: string }>(
+    `SELECT email, profile ->> 'ssn' AS ssn FROM customer WHERE id = $1`,
+    [id],
+  );
   const row = { pk: id, scope: `tenant-${id % 3}` };
   const expected = `${id}:${sequences.get(id)}`;
   const seen = await Promise.all([email.decrypt(row, rows[0]?.email ?? ''), ssn.decrypt(row, rows[0]?.ssn ?? '')]);
-  if (seen.some(({ plaintext }) => plaintext !== expected)) throw new Error(`customer ${id} does not read as it was last written`);
+  if (seen.some(({ plaintext }) => plaintext !== expected))
+    throw new Error(`customer ${id} does not read as it was last written`);
 }
 
 /** Every second customer of this writer, so that no two lanes write the same one. */
@@ -51,7 +59,7 @@ async function runLane(lane: number): Promise<void> {
 }
 
 const toBegin = once(process, 'SIGUSR2');
-console.log(`ready: pid ${process.pid}`);
+process.stdout.write(`ready: pid ${process.pid}\n`);
 await toBegin;
 await Promise.all([runLane(0), runLane(1)]);
 await pool.end();

@@ -12,7 +12,13 @@ async function countDone(shop: Shop, kind: 'reencrypt' | 'verify'): Promise<numb
 }
 
 /** Steps and works until so many batches of a kind are done, and not a step further. */
-async function driveUntilDone(shop: Shop, driven: HandDriven, worker: BareWorker, kind: 'reencrypt' | 'verify', batches: number): Promise<void> {
+async function driveUntilDone(
+  shop: Shop,
+  driven: HandDriven,
+  worker: BareWorker,
+  kind: 'reencrypt' | 'verify',
+  batches: number,
+): Promise<void> {
   while ((await countDone(shop, kind)) < batches) {
     const [job] = await driven.dispatch(1);
     if (job === undefined) await driven.step();
@@ -27,7 +33,9 @@ const moments = [
 ] as const;
 
 for (const { when, kind, batches } of moments) {
-  test(`a run whose active key changes ${when} succeeds only with every cell under the newest key`, async ({ onTestFinished }) => {
+  test(`a run whose active key changes ${when} succeeds only with every cell under the newest key`, async ({
+    onTestFinished,
+  }) => {
     const shop = await openBranchShop({ backend: 'postgres' });
     onTestFinished(() => shop.close());
     await shop.rotate();
@@ -42,7 +50,11 @@ for (const { when, kind, batches } of moments) {
     const late = await openBareWorker(shop);
     onTestFinished(() => late.close());
     expect(await driven.finish(late)).toMatchObject({ state: 'succeeded', targetKeyId: newest });
-    expect(await showRun(shop.control.context, run)).toMatchObject({ target_key_id: newest, fields_stale: 0, fields_failed: 0 });
+    expect(await showRun(shop.control.context, run)).toMatchObject({
+      target_key_id: newest,
+      fields_stale: 0,
+      fields_failed: 0,
+    });
     const reader = await shop.open();
     for (const table of branchTables) {
       const column = reader.column(`public.${table}`, 'letter');

@@ -13,7 +13,15 @@ import { getRun } from '../../src/store/runs.js';
 import { driveByHand, openBareWorker, type BareWorker, type HandDriven } from '../support/by-hand.js';
 import { countRewrites, findImbalances, witnessOf } from '../support/ledger.js';
 import type { Delivery } from '../support/redelivery.js';
-import { customer, customerTable, findDifferences, insertCustomers, openShop, shopConfig, type Shop } from '../support/shop.js';
+import {
+  customer,
+  customerTable,
+  findDifferences,
+  insertCustomers,
+  openShop,
+  shopConfig,
+  type Shop,
+} from '../support/shop.js';
 import { until } from '../support/until.js';
 
 /** Three slices: 50 rows, then up to 200, then the rest. */
@@ -27,7 +35,11 @@ interface Prepared {
 }
 
 /** A run with its one batch dispatched and nobody at work. */
-async function prepare({ onTestFinished }: TestContext, rows: readonly number[] = ids, ddl: readonly string[] = []): Promise<Prepared> {
+async function prepare(
+  { onTestFinished }: TestContext,
+  rows: readonly number[] = ids,
+  ddl: readonly string[] = [],
+): Promise<Prepared> {
   const shop = await openShop({ ddl: [customerTable, ...witnessOf('customer'), ...ddl] });
   onTestFinished(() => shop.close());
   const keyturn = await shop.open();
@@ -44,7 +56,11 @@ async function prepare({ onTestFinished }: TestContext, rows: readonly number[] 
   return { shop, run, driven, job };
 }
 
-async function openWorker({ onTestFinished }: TestContext, shop: Shop, reachPoint?: (point: BatchPoint) => Promise<void>): Promise<BareWorker> {
+async function openWorker(
+  { onTestFinished }: TestContext,
+  shop: Shop,
+  reachPoint?: (point: BatchPoint) => Promise<void>,
+): Promise<BareWorker> {
   const worker = await openBareWorker(shop, reachPoint);
   onTestFinished(() => worker.close());
   return worker;
@@ -63,17 +79,34 @@ function onceAt(wanted: BatchPoint, act: () => Promise<void>): (point: BatchPoin
 async function overwriteEmail(shop: Shop, id: number, email: string): Promise<void> {
   const keyturn = await shop.open();
   const { tenant } = customer(id);
-  await shop.query('UPDATE customer SET email = $2 WHERE id = $1', [id, await keyturn.column('public.customer', 'email').encrypt({ pk: id, scope: tenant }, email)]);
+  await shop.query('UPDATE customer SET email = $2 WHERE id = $1', [
+    id,
+    await keyturn.column('public.customer', 'email').encrypt({ pk: id, scope: tenant }, email),
+  ]);
 }
 
 test('I3 a value that the application writes between read and write of its slice stays', async (context) => {
   const { shop, run, driven, job } = await prepare(context);
-  const worker = await openWorker(context, shop, onceAt('batch.after_read', () => overwriteEmail(shop, 3, 'newer')));
+  const worker = await openWorker(
+    context,
+    shop,
+    onceAt('batch.after_read', () => overwriteEmail(shop, 3, 'newer')),
+  );
   await worker.work(job);
   await driven.finish(worker);
-  expect(await findDifferences(shop, await shop.open(), (id) => ({ ...customer(id), ...(id === 3 ? { email: 'newer' } : {}) }))).toEqual([]);
+  expect(
+    await findDifferences(shop, await shop.open(), (id) => ({
+      ...customer(id),
+      ...(id === 3 ? { email: 'newer' } : {}),
+    })),
+  ).toEqual([]);
   // The row's other cells were moved by a follow-up batch, not by a second round.
-  expect(await showRun(shop.control.context, run)).toMatchObject({ state: 'succeeded', rows_conflicted: 1, fields_stale: 0, round: 0 });
+  expect(await showRun(shop.control.context, run)).toMatchObject({
+    state: 'succeeded',
+    rows_conflicted: 1,
+    fields_stale: 0,
+    round: 0,
+  });
   expect(await findImbalances(shop)).toEqual([]);
 });
 
@@ -99,13 +132,21 @@ test('I3 a row that the application holds locked is visited again in a follow-up
   release();
   await application;
   await driven.finish(worker);
-  expect(await showRun(shop.control.context, run)).toMatchObject({ state: 'succeeded', rows_updated: ids.length, round: 0 });
+  expect(await showRun(shop.control.context, run)).toMatchObject({
+    state: 'succeeded',
+    rows_updated: ids.length,
+    round: 0,
+  });
   expect(await countRewrites(shop)).toEqual({ rows: ids.length, most: 1 });
 });
 
 test('I4 a slice whose lease another worker holds by now is rolled back', async (context) => {
   const { shop, run, driven, job } = await prepare(context);
-  const heir = await openWorker(context, shop, onceAt('batch.after_read', () => new Promise(() => undefined)));
+  const heir = await openWorker(
+    context,
+    shop,
+    onceAt('batch.after_read', () => new Promise(() => undefined)),
+  );
   const late = await openWorker(
     context,
     shop,
@@ -116,7 +157,10 @@ test('I4 a slice whose lease another worker holds by now is rolled back', async 
       if (again === undefined) throw new Error('an expired batch is due at once');
       // Takes the batch, and its first slice, and keeps it.
       void heir.work(again);
-      await until(async () => (await shop.query(`SELECT 1 FROM keyturn.batch WHERE state = 'running'`)).length === 1, { what: 'the heir to claim the batch', deadlineMs: 10_000 });
+      await until(async () => (await shop.query(`SELECT 1 FROM keyturn.batch WHERE state = 'running'`)).length === 1, {
+        what: 'the heir to claim the batch',
+        deadlineMs: 10_000,
+      });
     }),
   );
   expect(await late.work(job)).toMatchObject({ end: 'lost' });
@@ -136,7 +180,11 @@ test('I4 a batch that is handed back goes on behind its last slice', async (cont
   expect(await first.work(job, stopping.signal)).toMatchObject({ end: 'stopped' });
   expect(await countRewrites(shop)).toEqual({ rows: 50, most: 1 });
   await driven.finish(await openWorker(context, shop));
-  expect(await showRun(shop.control.context, run)).toMatchObject({ state: 'succeeded', rows_examined: ids.length, rows_updated: ids.length });
+  expect(await showRun(shop.control.context, run)).toMatchObject({
+    state: 'succeeded',
+    rows_examined: ids.length,
+    rows_updated: ids.length,
+  });
   expect(await countRewrites(shop)).toEqual({ rows: ids.length, most: 1 });
   expect(await findImbalances(shop)).toEqual([]);
 });
@@ -155,7 +203,9 @@ test('I4 when a commit fails neither rows nor ledger have moved', async (context
     rows_examined: 40,
     rows_updated: 39,
     rows_failed: 1,
-    failures: expect.arrayContaining([expect.objectContaining({ field: 'email', cause: 'REFUSED_P0001', cells: 1 })]) as unknown,
+    failures: expect.arrayContaining([
+      expect.objectContaining({ field: 'email', cause: 'REFUSED_P0001', cells: 1 }),
+    ]) as unknown,
   });
   expect(await countRewrites(shop)).toEqual({ rows: 39, most: 1 });
   expect(await findDifferences(shop, await shop.open())).toEqual([]);
@@ -205,15 +255,27 @@ test('I5 a key is not activated before every live member holds it', async (conte
   const said = new Promise<string>((resolve) => {
     says = resolve;
   });
-  const control = openControl({ environment: shop.environment(), file: shopConfig, onProgress: (words) => says(words) });
+  const control = openControl({
+    environment: shop.environment(),
+    file: shopConfig,
+    onProgress: (words) => says(words),
+  });
   context.onTestFinished(() => control.close());
   const { key } = await stageKey(control.context, undefined, 'test');
   const activated = activate(control.context, undefined, String(key.id), 'test');
-  expect(await Promise.race([said, activated.then(() => 'activated')])).toMatch(/waiting until every live member can decrypt with .*sleeper/);
-  expect(await shop.query('SELECT state FROM keyturn.data_key ORDER BY id')).toEqual([{ state: 'active' }, { state: 'staged' }]);
+  expect(await Promise.race([said, activated.then(() => 'activated')])).toMatch(
+    /waiting until every live member can decrypt with .*sleeper/,
+  );
+  expect(await shop.query('SELECT state FROM keyturn.data_key ORDER BY id')).toEqual([
+    { state: 'active' },
+    { state: 'staged' },
+  ]);
   await shop.query('UPDATE keyturn.member_keyring SET held_key_ids = $1, write_key_id = $2', [[1, key.id], key.id]);
   await activated;
-  expect(await shop.query('SELECT state FROM keyturn.data_key ORDER BY id')).toEqual([{ state: 'decrypt_only' }, { state: 'active' }]);
+  expect(await shop.query('SELECT state FROM keyturn.data_key ORDER BY id')).toEqual([
+    { state: 'decrypt_only' },
+    { state: 'active' },
+  ]);
 });
 
 test('I5 a run moves nothing while a live member still writes with another key', async (context) => {
@@ -224,7 +286,10 @@ test('I5 a run moves nothing while a live member still writes with another key',
   const driven = await driveByHand(shop, await shop.order());
   context.onTestFinished(() => driven.close());
   await driven.step();
-  expect(await driven.step()).toMatchObject({ state: 'pending', heldBackBy: expect.stringContaining('sleeper') as unknown });
+  expect(await driven.step()).toMatchObject({
+    state: 'pending',
+    heldBackBy: expect.stringContaining('sleeper') as unknown,
+  });
   await shop.query('UPDATE keyturn.member_keyring SET write_key_id = $1', [keyId]);
   expect(await driven.step()).toMatchObject({ state: 'running' });
 });

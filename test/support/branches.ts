@@ -17,9 +17,16 @@ export async function openBranchShop(options: { backend: Backend; redisUrl?: str
     ...options,
     config: {
       keyrings: { customers: { root: 'env:KEYTURN_ROOT_KEY' } },
-      targets: branchTables.map((table) => ({ table: `public.${table}`, keyring: 'customers', columns: { letter: {} } })),
+      targets: branchTables.map((table) => ({
+        table: `public.${table}`,
+        keyring: 'customers',
+        columns: { letter: {} },
+      })),
     },
-    ddl: branchTables.flatMap((table) => [`CREATE TABLE ${table} (id bigint PRIMARY KEY, letter text)`, ...witnessOf(table)]),
+    ddl: branchTables.flatMap((table) => [
+      `CREATE TABLE ${table} (id bigint PRIMARY KEY, letter text)`,
+      ...witnessOf(table),
+    ]),
   });
   const keyturn = await shop.open();
   for (const table of branchTables) {
@@ -42,7 +49,8 @@ export async function findWrongLetters(shop: Shop, keyturn: Keyturn): Promise<st
     const column = keyturn.column(`public.${table}`, 'letter');
     for (const row of await shop.query(`SELECT id::int, letter FROM ${table} ORDER BY id`)) {
       const id = Number(row['id']);
-      if ((await column.decrypt({ pk: id }, String(row['letter']))).plaintext !== letterOf(table, id)) wrong.push(`${table} ${id}`);
+      if ((await column.decrypt({ pk: id }, String(row['letter']))).plaintext !== letterOf(table, id))
+        wrong.push(`${table} ${id}`);
     }
   }
   return wrong;
@@ -52,5 +60,8 @@ export async function findWrongLetters(shop: Shop, keyturn: Keyturn): Promise<st
 export async function queueAddressOfShop(shop: Shop): Promise<QueueAddress> {
   const [cluster] = await shop.query('SELECT id FROM keyturn.cluster');
   const { REDIS_URL: redisUrl } = shop.environment();
-  return queueAddressOf({ redisUrl: redisUrl === undefined ? undefined : new Secret(redisUrl), databaseDirectUrl: new Secret(shop.url) }, String(cluster?.['id']));
+  return queueAddressOf(
+    { redisUrl: redisUrl === undefined ? undefined : new Secret(redisUrl), databaseDirectUrl: new Secret(shop.url) },
+    String(cluster?.['id']),
+  );
 }

@@ -24,7 +24,11 @@ export interface BareWorker {
 }
 
 export async function openBareWorker(shop: Shop, reachPoint: ReachPoint = passPoint): Promise<BareWorker> {
-  const database = openDatabase({ url: new Secret(shop.url), maxConnections: 3, applicationName: 'keyturn bare worker' });
+  const database = openDatabase({
+    url: new Secret(shop.url),
+    maxConnections: 3,
+    applicationName: 'keyturn bare worker',
+  });
   const cluster = await getClusterId(database);
   const membership = await startMembership({
     database,
@@ -36,7 +40,13 @@ export async function openBareWorker(shop: Shop, reachPoint: ReachPoint = passPo
     openRoots: async () => [await openRootKey('env:KEYTURN_ROOT_KEY', { cluster, env: shop.environment() })],
     onTrouble: () => undefined,
   });
-  const services = { database, keyrings: membership, memberId: membership.id, crypto: createInlineCrypto(), reachPoint };
+  const services = {
+    database,
+    keyrings: membership,
+    memberId: membership.id,
+    crypto: createInlineCrypto(),
+    reachPoint,
+  };
   return {
     services,
     work: (job, signal = new AbortController().signal) => workBatch(services, job, signal),

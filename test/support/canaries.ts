@@ -26,7 +26,11 @@ interface Form {
 
 const forms: readonly Form[] = [
   { name: 'raw', looksLike: (bytes) => [bytes.toString('latin1')], without: 'nothing' },
-  { name: 'latin1', looksLike: (bytes) => [Buffer.from(bytes.toString('latin1'), 'utf8').toString('latin1')], without: 'nothing' },
+  {
+    name: 'latin1',
+    looksLike: (bytes) => [Buffer.from(bytes.toString('latin1'), 'utf8').toString('latin1')],
+    without: 'nothing',
+  },
   { name: 'reversed', looksLike: (bytes) => [Buffer.from(bytes).reverse().toString('latin1')], without: 'nothing' },
   { name: 'hex', looksLike: (bytes) => [bytes.toString('hex')], without: 'white space and case' },
   { name: 'base64', looksLike: (bytes) => base64Cores(bytes, 'base64'), without: 'white space' },
@@ -38,7 +42,9 @@ const forms: readonly Form[] = [
 /** The characters that bytes take in base64 wherever they begin in the encoded whole: ends depend on the neighbours. */
 function base64Cores(bytes: Buffer, encoding: 'base64' | 'base64url'): string[] {
   return [0, 1, 2].map((offset) => {
-    const encoded = Buffer.concat([Buffer.alloc(offset), bytes]).toString(encoding).replaceAll('=', '');
+    const encoded = Buffer.concat([Buffer.alloc(offset), bytes])
+      .toString(encoding)
+      .replaceAll('=', '');
     const from = offset === 0 ? 0 : offset + 1;
     const whole = Math.floor(((offset + bytes.length) * 8) / 6);
     return encoded.slice(from, whole);
@@ -55,7 +61,9 @@ export function findCanaries(findings: readonly Finding[], canaries: readonly Ca
     const squeezed = text.replaceAll(/\s+/g, '');
     const searched = { nothing: text, 'white space': squeezed, 'white space and case': squeezed.toLowerCase() };
     return forms.flatMap(({ name, looksLike, without }) =>
-      canaries.filter(({ bytes }) => looksLike(bytes).some((look) => searched[without].includes(look))).map((canary) => `${place}: ${canary.name} as ${name}`),
+      canaries
+        .filter(({ bytes }) => looksLike(bytes).some((look) => searched[without].includes(look)))
+        .map((canary) => `${place}: ${canary.name} as ${name}`),
     );
   });
 }
@@ -75,7 +83,10 @@ export function textCanary(name: string, text: string): Canary {
 /** Of an envelope a part behind its header, which names the key and is no secret; text is searched as the bytes it stands for. */
 export function envelopeCanaries(name: string, stored: string | Buffer): readonly Canary[] {
   if (Buffer.isBuffer(stored)) return [{ name, bytes: stored.subarray(20, 44) }];
-  return [textCanary(`${name}, armoured`, stored.slice(24, 56)), ...envelopeCanaries(name, Buffer.from(stored.slice('kt1.'.length), 'base64url'))];
+  return [
+    textCanary(`${name}, armoured`, stored.slice(24, 56)),
+    ...envelopeCanaries(name, Buffer.from(stored.slice('kt1.'.length), 'base64url')),
+  ];
 }
 
 /** Everything that printing an error can show: what loggers, consoles and serializers make of it. */
@@ -83,7 +94,14 @@ export function printsOf(place: string, error: unknown): Finding {
   let logged = '';
   pino({ base: null }, { write: (line: string) => (logged += line) }).error(error);
   const own = error instanceof Error ? JSON.stringify(error, Object.getOwnPropertyNames(error)) : '';
-  const texts = [logged, own, JSON.stringify(error), inspect(error, { depth: 12, showHidden: true }), String(error), error instanceof Error ? (error.stack ?? '') : ''];
+  const texts = [
+    logged,
+    own,
+    JSON.stringify(error),
+    inspect(error, { depth: 12, showHidden: true }),
+    String(error),
+    error instanceof Error ? (error.stack ?? '') : '',
+  ];
   return { place: `error of ${place}`, text: toLatin1(texts.join('\n')) };
 }
 
@@ -92,7 +110,10 @@ export function outputOf(place: string, child: Child): Finding {
 }
 
 export function argumentsOf(place: string, child: Child): Finding {
-  return { place: `arguments of ${place}`, text: toLatin1(execFileSync('ps', ['-ww', '-o', 'args=', '-p', String(child.pid)], { encoding: 'utf8' })) };
+  return {
+    place: `arguments of ${place}`,
+    text: toLatin1(execFileSync('ps', ['-ww', '-o', 'args=', '-p', String(child.pid)], { encoding: 'utf8' })),
+  };
 }
 
 /** Every row of every table of a schema, as PostgreSQL prints it. */
@@ -100,7 +121,10 @@ export async function tablesOf(shop: Shop, schema: 'keyturn' | 'bullmq'): Promis
   const findings: Finding[] = [];
   for (const { tablename } of await shop.query('SELECT tablename FROM pg_tables WHERE schemaname = $1', [schema])) {
     const rows = await shop.query(`SELECT t::text AS line FROM ${schema}.${String(tablename)} t`);
-    findings.push({ place: `table ${schema}.${String(tablename)}`, text: toLatin1(rows.map((row) => String(row['line'])).join('\n')) });
+    findings.push({
+      place: `table ${schema}.${String(tablename)}`,
+      text: toLatin1(rows.map((row) => String(row['line'])).join('\n')),
+    });
   }
   return findings;
 }

@@ -102,7 +102,7 @@ export function startNode(file: string, options: ChildOptions = {}): Child {
       return seen;
     },
     kill: (signal) => {
-      console.log(`pid ${pid} signal ${signal}`);
+      process.stdout.write(`pid ${pid} signal ${signal}\n`);
       return child.kill(signal);
     },
   };

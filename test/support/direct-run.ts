@@ -13,7 +13,7 @@ import { isFinished } from '../../src/rotation/run.js';
 import { dispatchDue } from '../../src/store/batches.js';
 import { openDatabase } from '../../src/store/database.js';
 import { createKeyStore, getClusterId, listRootUris } from '../../src/store/keys.js';
-import { holdLeadership } from '../../src/store/leadership.js';
+import { giveUpLeadership, holdLeadership, type Leadership } from '../../src/store/leadership.js';
 import { getRun } from '../../src/store/runs.js';
 import type { Shop } from './shop.js';
 import { until } from './until.js';
@@ -42,6 +42,7 @@ export async function startDirectRunner(
 ): Promise<DirectRunner> {
   const database = openDatabase({ url: new Secret(shop.url), maxConnections: 4, applicationName: 'direct run' });
   const cluster = await getClusterId(database);
+  const troubles: unknown[] = [];
   const membership = await startMembership({
     database,
     store: createKeyStore(database),
@@ -53,9 +54,7 @@ export async function startDirectRunner(
       const uris = (await listRootUris(database)).get(keyring) ?? [];
       return Promise.all(uris.map((uri) => openRootKey(uri, { cluster, env: shop.environment() })));
     },
-    onTrouble: (error) => {
-      throw error;
-    },
+    onTrouble: (error) => troubles.push(error),
   });
   const services: BatchServices = {
     database,
@@ -65,10 +64,12 @@ export async function startDirectRunner(
     reachPoint: options.reachPoint ?? passPoint,
   };
   const holder = randomUUID();
+  let held: Leadership | undefined;
 
   async function step(runId: number): Promise<readonly Worked[]> {
     const leadership = await holdLeadership(database, holder);
     if (leadership === undefined) throw new Error('another supervisor leads');
+    held = leadership;
     await advanceRun({ database, leadership }, await getRun(database, runId));
     const worked: Worked[] = [];
     for (const due of await dispatchDue(database, 50)) {
@@ -94,7 +95,9 @@ export async function startDirectRunner(
       ),
     async close() {
       await membership.close();
+      if (held !== undefined) await giveUpLeadership(database, held);
       await database.close();
+      if (troubles.length > 0) throw troubles[0];
     },
   };
 }

@@ -80,8 +80,8 @@ async function checkedRedisUrl(url: string | undefined): Promise<string | undefi
       'KEYTURN_REQUIRE_REDIS is 1, but there is no Redis: set REDIS_URL, or install redis-server and have it on PATH',
     );
   }
-  console.log(
-    'Redis: none found, the Redis half of the queue suite is skipped (set REDIS_URL or install redis-server)',
+  process.stdout.write(
+    'Redis: none found, the Redis half of the queue suite is skipped (set REDIS_URL or install redis-server)\n',
   );
   return undefined;
 }

@@ -14,6 +14,6 @@ export async function startHeldWorker(shop: Shop): Promise<() => void> {
     hasRead = true;
     await untilLetGo;
   });
-  await until(async () => hasRead, { what: 'the worker to read its first slice', deadlineMs: 30_000 });
+  await until(async () => hasRead, { what: 'the worker to read its first slice', deadlineMs: 60_000 });
   return letGo;
 }

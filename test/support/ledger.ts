@@ -55,8 +55,12 @@ export async function countRewrites(shop: Shop): Promise<{ rows: number; most: n
 export async function digestOf(shop: Shop, tables: readonly string[]): Promise<string> {
   const parts = [
     ...tables.map((table) => `SELECT '${table}' || t.ctid::text || t.xmin::text || t::text AS line FROM ${table} t`),
-    ...['run', 'run_target', 'batch', 'ledger', 'quarantine'].map((name) => `SELECT '${name}' || t::text AS line FROM keyturn.${name} t`),
+    ...['run', 'run_target', 'batch', 'ledger', 'quarantine'].map(
+      (name) => `SELECT '${name}' || t::text AS line FROM keyturn.${name} t`,
+    ),
   ];
-  const [row] = await shop.query(`SELECT md5(string_agg(line, chr(10) ORDER BY line)) AS digest FROM (${parts.join(' UNION ALL ')}) lines`);
+  const [row] = await shop.query(
+    `SELECT md5(string_agg(line, chr(10) ORDER BY line)) AS digest FROM (${parts.join(' UNION ALL ')}) lines`,
+  );
   return String(row?.['digest']);
 }

@@ -11,14 +11,23 @@ export const noteTexts = noteRows / rowsPerText;
 export async function openNoteShop(backend: Backend): Promise<Shop> {
   const shop = await openShop({
     backend,
-    config: { keyrings: { customers: { root: 'env:KEYTURN_ROOT_KEY' } }, targets: [{ table: 'public.note', keyring: 'customers', columns: { body: {} } }] },
-    ddl: ['CREATE TABLE note (id bigint PRIMARY KEY, body text)', `INSERT INTO note SELECT generate_series(1, ${noteRows})`],
+    config: {
+      keyrings: { customers: { root: 'env:KEYTURN_ROOT_KEY' } },
+      targets: [{ table: 'public.note', keyring: 'customers', columns: { body: {} } }],
+    },
+    ddl: [
+      'CREATE TABLE note (id bigint PRIMARY KEY, body text)',
+      `INSERT INTO note SELECT generate_series(1, ${noteRows})`,
+    ],
   });
   const keyturn = await shop.open();
   const column = keyturn.column('public.note', 'body');
   const ids = Array.from({ length: noteTexts }, (_, at) => rowsPerText * (at + 1));
   const texts = await Promise.all(ids.map((id) => column.encrypt({ pk: id }, textOf(id))));
-  await shop.query('UPDATE note SET body = n.body FROM unnest($1::bigint[], $2::text[]) AS n(id, body) WHERE note.id = n.id', [ids, texts]);
+  await shop.query(
+    'UPDATE note SET body = n.body FROM unnest($1::bigint[], $2::text[]) AS n(id, body) WHERE note.id = n.id',
+    [ids, texts],
+  );
   await keyturn.close();
   return shop;
 }

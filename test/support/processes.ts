@@ -13,18 +13,22 @@ export interface SelfSignal {
   readonly signal: 'SIGKILL' | 'SIGSTOP';
 }
 
-const reachDeadlineMs = 30_000;
+const reachDeadlineMs = 60_000;
 
 export function startWorkerProcess(shop: Shop, self: SelfSignal): Child {
-  return startChild('worker', { env: { ...shop.environment(), LOG_LEVEL: 'info' }, args: [self.point, String(self.time), self.signal] });
+  return startChild('worker', {
+    env: { ...shop.environment(), LOG_LEVEL: 'info' },
+    args: [self.point, String(self.time), self.signal],
+  });
 }
 
 /** Resolves when the worker killed itself at its point; prints pid and signal. */
 export async function waitForDeath(worker: Child): Promise<void> {
   const [line] = await worker.waitForLine(/^reached .*/, reachDeadlineMs);
   const exit = await worker.waitForExit(reachDeadlineMs);
-  if (exit.signal !== 'SIGKILL') throw new Error(`pid ${worker.pid} ended with ${JSON.stringify(exit)} instead of SIGKILL: ${worker.stderr()}`);
-  console.log(`${line}: dead`);
+  if (exit.signal !== 'SIGKILL')
+    throw new Error(`pid ${worker.pid} ended with ${JSON.stringify(exit)} instead of SIGKILL: ${worker.stderr()}`);
+  process.stdout.write(`${line}: dead\n`);
 }
 
 export async function memberIdOf(shop: Shop, process: Child): Promise<string> {
@@ -35,7 +39,10 @@ export async function memberIdOf(shop: Shop, process: Child): Promise<string> {
 
 /** Stands for the passing of the 15 s after which a silent worker loses its batch. Answers how many it had in hand. */
 export async function passLease(shop: Shop, memberId: string): Promise<number> {
-  const rows = await shop.query(`UPDATE keyturn.batch SET lease_until = clock_timestamp() WHERE member_id = $1 AND state = 'running' RETURNING id`, [memberId]);
+  const rows = await shop.query(
+    `UPDATE keyturn.batch SET lease_until = clock_timestamp() WHERE member_id = $1 AND state = 'running' RETURNING id`,
+    [memberId],
+  );
   return rows.length;
 }
 
@@ -47,8 +54,11 @@ export async function passLeadership(shop: Shop): Promise<void> {
 /** Resolves when the kernel says that the worker has stopped itself at its point. */
 export async function waitForStop(worker: Child): Promise<void> {
   const [line] = await worker.waitForLine(/^reached .*/, reachDeadlineMs);
-  await until(async () => stateOf(worker).startsWith('T'), { what: `pid ${worker.pid} to be stopped`, deadlineMs: reachDeadlineMs });
-  console.log(`${line}: stopped`);
+  await until(async () => stateOf(worker).startsWith('T'), {
+    what: `pid ${worker.pid} to be stopped`,
+    deadlineMs: reachDeadlineMs,
+  });
+  process.stdout.write(`${line}: stopped\n`);
 }
 
 function stateOf(process: Child): string {

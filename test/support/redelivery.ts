@@ -26,11 +26,15 @@ export async function openRedelivery(shop: Shop): Promise<Redelivery> {
   let sent = 0;
   return {
     async send(deliveries, copies) {
-      const jobs = shuffle(deliveries.flatMap(({ batchId, generation }) => Array.from({ length: copies }, () => ({ batchId, generation }))));
+      const jobs = shuffle(
+        deliveries.flatMap(({ batchId, generation }) =>
+          Array.from({ length: copies }, () => ({ batchId, generation })),
+        ),
+      );
       await queue.addBulk(jobs.map((data) => ({ name: 'batch', data, opts: { jobId: `again-${++sent}` } })));
     },
     async waitUntilDrained() {
-      await until(async () => (await batches.depth()) === 0, { what: 'every job to be delivered', deadlineMs: 30_000 });
+      await until(async () => (await batches.depth()) === 0, { what: 'every job to be delivered', deadlineMs: 60_000 });
     },
     async close() {
       await batches.close();
@@ -41,7 +45,9 @@ export async function openRedelivery(shop: Shop): Promise<Redelivery> {
 
 /** Every job that a run can have sent, and one generation more. */
 export async function everyJobOf(shop: Shop): Promise<Delivery[]> {
-  const rows = await shop.query('SELECT b.id::int AS id, g::int AS generation FROM keyturn.batch b, generate_series(0, b.generation + 1) g');
+  const rows = await shop.query(
+    'SELECT b.id::int AS id, g::int AS generation FROM keyturn.batch b, generate_series(0, b.generation + 1) g',
+  );
   return rows.map((row) => ({ batchId: Number(row['id']), generation: Number(row['generation']) }));
 }
 

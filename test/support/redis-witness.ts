@@ -42,7 +42,9 @@ async function contentOf(client: Redis, key: string): Promise<string> {
     case 'zset':
       return joined(await client.zrangeBuffer(key, '0', '-1'));
     case 'hash':
-      return joined(Object.entries(await client.hgetallBuffer(key)).flatMap(([field, value]) => [Buffer.from(field), value]));
+      return joined(
+        Object.entries(await client.hgetallBuffer(key)).flatMap(([field, value]) => [Buffer.from(field), value]),
+      );
     case 'stream':
       return joined((await client.xrangeBuffer(key, '-', '+')).flatMap(([id, fields]) => [id, ...fields]));
     case 'none':

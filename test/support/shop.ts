@@ -96,7 +96,7 @@ export async function openShop(options: { backend?: Backend; config?: ConfigFile
       const run = await orderRun(control.context, { kind: 'reencrypt', keyring: undefined, target: undefined, scope: undefined, deep: false, reason: 'test', ...request });
       return run.id;
     },
-    waitForRun: (id, deadlineMs = 30_000) =>
+    waitForRun: (id, deadlineMs = 60_000) =>
       until(
         async () => {
           const report = await showRun(control.context, id);
@@ -142,7 +142,7 @@ export async function insertCustomers(shop: Shop, keyturn: Keyturn, ids: Iterabl
     const made = customer(id);
     const address = { pk: id, scope: made.tenant };
     const [email, phone, ssn, iban] = await Promise.all(
-      [made.email, made.phone, made.ssn, made.iban].map((value, at) => (value === null ? null : columns[at]?.encrypt(address, value))),
+      [made.email, made.phone, made.ssn, made.iban].map(async (value, at) => (value === null ? null : columns[at]?.encrypt(address, value))),
     );
     await shop.query('INSERT INTO customer (id, tenant_id, email, phone, profile) VALUES ($1, $2, $3, $4, $5)', [id, made.tenant, email, phone, JSON.stringify({ ssn, bank: { iban, name: 'kept' }, plain: id })]);
   }

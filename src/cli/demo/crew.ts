@@ -61,6 +61,14 @@ export function createCrew(logFolder: string, onLoss: (lastLines: string) => voi
     for (const child of children) child.process.kill('SIGKILL');
   });
 
+  function lose(child: Child, how: string): void {
+    if (child.isExpectedToEnd) return;
+    // One that gives up ends soon after; that is no second loss.
+    child.isExpectedToEnd = true;
+    onLoss(lastLinesOf(child.log));
+    rejectLost(lossOf(child.name, how));
+  }
+
   function start(name: string, args: readonly string[], environment: NodeJS.ProcessEnv): Child {
     if (isStopped) throw new Error(`${name} must not start: the demo is ending`);
     const log = join(logFolder, `${name}.log`);
@@ -75,12 +83,12 @@ export function createCrew(logFolder: string, onLoss: (lastLines: string) => voi
       spawned.once('exit', () => resolve());
       spawned.once('error', () => resolve());
     });
-    if (spawned.pid === undefined) throw lossOf(name, 'could not be started', log);
+    if (spawned.pid === undefined) throw lossOf(name, 'could not be started');
     const child: Child = { name, pid: spawned.pid, process: spawned, log, ended, isExpectedToEnd: false };
     children.add(child);
     void ended.then(() => {
       children.delete(child);
-      if (!child.isExpectedToEnd) reportLoss(lossOf(name, endOf(spawned), log));
+      lose(child, endOf(spawned));
     });
     return child;
   }
@@ -93,9 +101,7 @@ export function createCrew(logFolder: string, onLoss: (lastLines: string) => voi
     },
     async startApp<Counts>(name: string, file: string, environment: NodeJS.ProcessEnv) {
       const child = start(name, [file], environment);
-      const { tasks, ready } = callTasks<Counts>(child.process, (words) =>
-        reportLoss(lossOf(name, `gave up: ${words}`, child.log)),
-      );
+      const { tasks, ready } = callTasks<Counts>(child.process, (words) => lose(child, `gave up: ${words}`));
       await Promise.race([ready, lost]);
       return { name, tasks, release: () => end(child, () => letGo(child.process)) };
     },
@@ -138,5 +144,7 @@ function lastLinesOf(log: string): string {
 }
 
 function lossOf(name: string, how: string): KeyturnError {
-  return new KeyturnError('RUN_INCOMPLETE', `the demo's ${name} ${how} before it was told to end; repeat the demo`, { child: name });
+  return new KeyturnError('RUN_INCOMPLETE', `the demo's ${name} ${how} before it was told to end; repeat the demo`, {
+    child: name,
+  });
 }

@@ -10,10 +10,10 @@ export interface Narrator {
   readonly phases: readonly Phase[];
   /** Runs one step of the story under its heading and its clock. */
   step<T>(phase: string, heading: string, work: () => Promise<T>): Promise<T>;
-  note(words: string): void;
+  readonly note: (words: string) => void;
   /** A line that the next one replaces; `about` is what it tells of. */
   passing(words: string, about: string): void;
-  say(text: string): void;
+  readonly say: (text: string) => void;
 }
 
 export function createNarrator(out: NodeJS.WriteStream): Narrator {

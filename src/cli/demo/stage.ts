@@ -68,7 +68,7 @@ export async function setStage(options: DemoOptions, belongings: Belongings, nar
     (opened) => opened.close(),
   );
   const crew = await belongings.own(
-    () => createCrew(workspace.logs),
+    () => createCrew(workspace.logs, narrator.say),
     (opened) => opened.stop(),
   );
   return {

@@ -140,6 +140,7 @@ export const controlSchemaStatements: readonly string[] = [
   requested_by text NOT NULL DEFAULT session_user,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   started_at timestamptz,
+  resumed_at timestamptz,
   verified_at timestamptz,
   finished_at timestamptz
 )`,

@@ -1,0 +1,60 @@
+// The command line inside the test process, for what needs neither a database nor a process of its own: help and usage.
+import { PassThrough } from 'node:stream';
+import { createCli } from '../../src/cli/cli.js';
+import { createProgram } from '../../src/cli/program.js';
+import { runCli } from '../../src/cli/run-cli.js';
+import type { Surroundings } from '../../src/cli/surroundings.js';
+
+const notHere = (): never => {
+  throw new Error('nothing is opened here');
+};
+
+function surroundings(stdout: PassThrough, stderr: PassThrough): Surroundings {
+  return {
+    version: '1.2.3',
+    environment: {},
+    stdout,
+    stderr,
+    openControl: notHere,
+    runWorker: notHere,
+    runSupervisor: notHere,
+    runDemo: notHere,
+    entries: { worker: '', supervisor: '' },
+  };
+}
+
+export async function runCaptured(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  const stdout = new PassThrough();
+  const stderr = new PassThrough();
+  const code = await runCli(args, surroundings(stdout, stderr));
+  return { code, stdout: textOf(stdout), stderr: textOf(stderr) };
+}
+
+function textOf(stream: PassThrough): string {
+  const content: unknown = stream.read();
+  return Buffer.isBuffer(content) ? content.toString('utf8') : '';
+}
+
+export interface KnownCommand {
+  /** `key rotate` */
+  readonly path: string;
+  readonly options: readonly string[];
+  readonly isGroup: boolean;
+}
+
+/** Every command and group of commands, as commander knows them. */
+export function knownCommands(): readonly KnownCommand[] {
+  const nowhere = new PassThrough();
+  const opened = surroundings(nowhere, nowhere);
+  const { program } = createProgram(opened, (configFile) => createCli(opened, configFile));
+  type Command = typeof program;
+  const walk = (command: Command, path: string): KnownCommand[] => [
+    {
+      path,
+      options: command.options.flatMap((option) => option.long ?? []),
+      isGroup: command.commands.length > 0,
+    },
+    ...command.commands.flatMap((child) => walk(child, `${path} ${child.name()}`.trim())),
+  ];
+  return program.commands.flatMap((command) => walk(command, command.name()));
+}

@@ -1,0 +1,69 @@
+// The compiled command line as a child process, in a folder of its own with the keyturn.yaml of a shop, and without
+// anything that the environment of the test run says about databases, queues and keys.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ConfigFile } from '../../src/config.js';
+import { startNode, type Child } from '../support/child.js';
+
+export interface Ended {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface KeyturnProcess {
+  /** Starts `keyturn <args>`. */
+  start(args: readonly string[], environment?: Readonly<Record<string, string>>): Child;
+  /** Runs it to its end. */
+  run(...args: string[]): Promise<Ended>;
+  runWith(environment: Readonly<Record<string, string>>, ...args: string[]): Promise<Ended>;
+  /** Runs it with --json; fails unless stdout is exactly one JSON object. */
+  json(...args: string[]): Promise<Ended & { readonly object: Record<string, unknown> }>;
+  /** Everything that was printed so far, by every command. */
+  printed(): string;
+  remove(): void;
+}
+
+const entry = join(import.meta.dirname, '..', '..', 'dist', 'workers', 'keyturn.js');
+const deadlineMs = 60_000;
+const nothingInherited = { REDIS_URL: '', REDIS_URL_FILE: '', DATABASE_DIRECT_URL: '', NO_COLOR: '1' };
+
+export function openKeyturnProcess(
+  shop: { environment(): Record<string, string> },
+  config: ConfigFile,
+): KeyturnProcess {
+  const folder = mkdtempSync(join(tmpdir(), 'keyturn-cli-'));
+  // JSON is YAML.
+  writeFileSync(join(folder, 'keyturn.yaml'), JSON.stringify(config));
+  const started: Child[] = [];
+
+  const start: KeyturnProcess['start'] = (args, environment = {}) => {
+    const child = startNode(entry, {
+      cwd: folder,
+      args,
+      env: { ...nothingInherited, ...shop.environment(), ...environment },
+    });
+    started.push(child);
+    return child;
+  };
+  const runWith: KeyturnProcess['runWith'] = async (environment, ...args) => {
+    const child = start(args, environment);
+    const { code } = await child.waitForExit(deadlineMs);
+    return { code, stdout: child.lines.join('\n'), stderr: child.stderr() };
+  };
+  return {
+    start,
+    runWith,
+    run: (...args) => runWith({}, ...args),
+    async json(...args) {
+      const ended = await runWith({}, ...args, '--json');
+      const object: unknown = JSON.parse(ended.stdout);
+      if (typeof object !== 'object' || object === null || Array.isArray(object))
+        throw new Error(`${args.join(' ')} printed no object`);
+      return { ...ended, object: object as Record<string, unknown> };
+    },
+    printed: () => started.map((child) => `${child.lines.join('\n')}\n${child.stderr()}`).join('\n'),
+    remove: () => rmSync(folder, { recursive: true, force: true }),
+  };
+}

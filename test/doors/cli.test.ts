@@ -1,0 +1,219 @@
+// The command line against a real database, as an operator meets it from the first command on. Nobody runs here: what
+// needs workers is in the files beside.
+import { randomBytes } from 'node:crypto';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { knownCommands } from '../cli/captured.js';
+import { openKeyturnProcess, type KeyturnProcess } from '../cli/keyturn-process.js';
+import { createTestDatabase, type TestDatabase } from '../support/database.js';
+import { customerTable, shopConfig } from '../support/shop.js';
+import { imageOf } from '../support/table-image.js';
+
+describe('a new database', () => {
+  let database: TestDatabase;
+  let keyturn: KeyturnProcess;
+  const rootKey = randomBytes(32).toString('hex');
+
+  beforeAll(async () => {
+    database = await createTestDatabase();
+    const environment = () => ({ DATABASE_URL: database.url, KEYTURN_ROOT_KEY: rootKey });
+    keyturn = openKeyturnProcess({ environment }, shopConfig);
+  });
+  afterAll(async () => {
+    keyturn.remove();
+    await database.drop();
+  });
+  const image = () =>
+    imageOf(
+      {
+        query: async (text, parameters) =>
+          (await database.pool.query(text, parameters)).rows as Record<string, unknown>[],
+      },
+      'keyturn',
+    );
+
+  test('before init, status exits 4 and names init', async () => {
+    const { code, stdout, stderr } = await keyturn.run('status');
+    expect({ code, stdout }).toEqual({ code: 4, stdout: '' });
+    expect(stderr).toMatch(/run: keyturn init/);
+  });
+
+  test('doctor exits 4 for a table that cannot be handled, with a reason and a remedy, and init registers nothing of it', async () => {
+    await database.pool.query(customerTable.replace('PRIMARY KEY', ''));
+    const doctor = await keyturn.run('doctor');
+    expect(doctor.code).toBe(4);
+    expect(doctor.stdout).toMatch(/refused[^]*public\.customer: it has no primary key[^]*remedy: ALTER TABLE/);
+    expect((await keyturn.run('init')).code).toBe(4);
+    await database.pool.query('ALTER TABLE customer ADD PRIMARY KEY (id)');
+    expect((await database.pool.query('SELECT 1 FROM keyturn.target')).rows).toEqual([]);
+  });
+
+  test('a second init changes nothing and says so', async () => {
+    const first = await keyturn.run('init');
+    expect(first.code).toBe(0);
+    expect(first.stdout).toMatch(/public\.customer .*registered/);
+    const before = await image();
+    const second = await keyturn.run('init');
+    expect(second.code).toBe(0);
+    expect(second.stdout).toMatch(/nothing was changed$/);
+    expect(await image()).toEqual(before);
+  });
+
+  test('doctor is content afterwards, and status ends with the next command', async () => {
+    expect(await keyturn.run('doctor')).toMatchObject({ code: 0, stderr: '' });
+    const { code, stdout } = await keyturn.run('status');
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/keyring customers[^]*active +customers v1[^]*\nnext: nothing to do$/);
+  });
+
+  test('a wrong root key ends init, staging and rotating with MasterKeyMismatch, both fingerprints, exit 8, and not one write', async () => {
+    const before = await image();
+    const wrong = { KEYTURN_ROOT_KEY: randomBytes(32).toString('hex') };
+    for (const command of [
+      ['init'],
+      ['key', 'stage'],
+      ['key', 'rotate', '--reencrypt', '--local', '1'],
+      ['reencrypt', '--local', '1'],
+    ]) {
+      const { code, stdout, stderr } = await keyturn.runWith(wrong, ...command);
+      expect({ command, code, stdout }).toEqual({ command, code: 8, stdout: '' });
+      expect(stderr).toMatch(/MasterKeyMismatch: .*root key [0-9a-f]{16}, .*given root key is [0-9a-f]{16};/);
+    }
+    expect(await image()).toEqual(before);
+  });
+
+  test('init --print-sql prints all statements without a database', async () => {
+    const { code, stdout } = await keyturn.runWith({ DATABASE_URL: '' }, 'init', '--print-sql');
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^CREATE SCHEMA IF NOT EXISTS keyturn;/);
+    expect(stdout).toMatch(/CREATE TABLE keyturn\.data_key /);
+  });
+
+  test('a config that is not there exits 2 and says where it was looked for', async () => {
+    const { code, stderr } = await keyturn.run('--config', 'elsewhere.yaml', 'init');
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/no readable config at .*elsewhere\.yaml/);
+  });
+
+  test('I7 a database that is away exits 7 without a word of the connection string', async () => {
+    const { code, stderr } = await keyturn.runWith(
+      { DATABASE_URL: 'postgres://shop:hunter2@127.0.0.1:1/shop' },
+      'status',
+    );
+    expect(code).toBe(7);
+    expect(stderr).toMatch(/no connection to the database/);
+    expect(stderr).not.toMatch(/hunter2|127\.0\.0\.1/);
+  });
+});
+
+describe('--json', () => {
+  let database: TestDatabase;
+  let keyturn: KeyturnProcess;
+
+  beforeAll(async () => {
+    database = await createTestDatabase();
+    await database.pool.query(customerTable);
+    const rootKey = randomBytes(32).toString('hex');
+    const environment = () => ({ DATABASE_URL: database.url, KEYTURN_ROOT_KEY: rootKey });
+    keyturn = openKeyturnProcess({ environment }, shopConfig);
+  });
+  afterAll(async () => {
+    keyturn.remove();
+    await database.drop();
+  });
+
+  test('every reporting command prints exactly one JSON object, with the names every door uses', {
+    timeout: 120_000,
+  }, async () => {
+    const told: string[] = [];
+    async function tell(command: string, ...args: string[]): Promise<Record<string, unknown>> {
+      const { object, code, stderr } = await keyturn.json(...command.split(' '), ...args);
+      expect({ command, code, stderr }).toMatchObject({ command, code: 0 });
+      told.push(command);
+      return object;
+    }
+
+    expect(await tell('init')).toMatchObject({
+      keyrings: [{ name: 'customers', is_new: true }],
+      targets: [{ change: 'registered' }],
+    });
+    expect(await tell('doctor')).toHaveProperty('findings');
+    expect(await tell('key stage')).toMatchObject({
+      is_new: true,
+      key: { version: 2, state: 'staged', retired_at: null },
+    });
+    expect(await tell('key activate')).toMatchObject({ key: { version: 2, state: 'active' } });
+    expect(await tell('key rotate', '--if-older-than', '80d')).toMatchObject({ is_new: false, key: { version: 2 } });
+    expect(await tell('key retire', 'v1')).toMatchObject({ key: { state: 'retired' }, proof: { unregistered: {} } });
+    expect(await tell('key restore', 'v1')).toMatchObject({ key: { state: 'decrypt_only' } });
+    expect(await tell('key list')).toMatchObject({
+      keyrings: [{ keyring: 'customers', keys: [{ version: 1 }, { version: 2 }] }],
+    });
+    expect(await tell('target list')).toMatchObject({ targets: [{ table: 'public.customer', scope: 'tenant_id' }] });
+    expect(await tell('target census')).toEqual({ census: [] });
+    const ordered = await tell('reencrypt', '--reason', 'quarterly');
+    expect(ordered).toMatchObject({
+      begin: 'ordered',
+      run_id: 1,
+      state: 'pending',
+      reason: 'quarterly',
+      target_key_id: 2,
+      rows_examined: 0,
+      failures: [],
+    });
+    for (const counter of [
+      'rows_updated',
+      'rows_skipped_all_on_target',
+      'rows_conflicted',
+      'rows_failed',
+      'fields_reencrypted',
+      'fields_skipped_on_target',
+    ]) {
+      expect(ordered).toHaveProperty(counter, 0);
+    }
+    expect(await tell('verify', '--no-wait')).toMatchObject({ run_id: 2, kind: 'verify' });
+    expect(await tell('verify', '--sql')).toMatchObject({ statements: [{ target: 'public.customer' }, {}, {}, {}] });
+    expect(await tell('run show', '1')).toMatchObject({ run_id: 1 });
+    expect(await tell('run pause', '1')).toMatchObject({ state: 'pausing' });
+    // Stands for a supervisor that settles the pause.
+    await database.pool.query(`UPDATE keyturn.run SET state = 'paused' WHERE id = 1`);
+    expect(await tell('run resume', '1')).toMatchObject({ state: 'pending' });
+    expect(await tell('run cancel', '2')).toMatchObject({ state: 'cancelling' });
+    expect(await tell('run list')).toMatchObject({ runs: [{ run_id: 2 }, { run_id: 1 }] });
+    await database.pool.query(
+      `UPDATE keyturn.run SET state = 'succeeded', finished_at = clock_timestamp(), verified_at = clock_timestamp() WHERE id = 1`,
+    );
+    expect(await tell('run watch', '1')).toMatchObject({ run_id: 1, state: 'succeeded' });
+    expect(await tell('status')).toMatchObject({
+      keyrings: [{ active_key: 'customers v2 (id 2)' }],
+      next: 'keyturn key retire 1 --keyring customers',
+    });
+    await database.pool.query('ALTER TABLE customer RENAME TO client');
+    expect(await tell('target rename', 'customer', 'client')).toMatchObject({ target: { table: 'public.client' } });
+
+    const reporting = knownCommands().filter(
+      (command) => command.options.includes('--json') && command.path !== 'demo',
+    );
+    expect([...new Set(told)].toSorted()).toEqual(reporting.map((command) => command.path).toSorted());
+  });
+
+  test('a failure is one JSON object as well, beside the sentence on stderr', async () => {
+    const { code, object, stderr } = await keyturn.json('run', 'show', '999');
+    expect(code).toBe(3);
+    expect(object).toEqual({
+      error: {
+        code: 'RUN_NOT_FOUND',
+        kind: 'missing',
+        message: 'there is no run 999; see: keyturn run list',
+        details: { run: 999 },
+      },
+    });
+    expect(stderr).toBe('keyturn: there is no run 999; see: keyturn run list\n');
+  });
+
+  test('doctor with a refusal reports once and exits 4', async () => {
+    await database.pool.query('CREATE UNIQUE INDEX envelopes ON client (email)');
+    const { code, object } = await keyturn.json('doctor');
+    expect(code).toBe(4);
+    expect(object['findings']).toContainEqual(expect.objectContaining({ level: 'refuse', check: 'unique index' }));
+  });
+});

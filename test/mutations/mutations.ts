@@ -1,0 +1,123 @@
+// The safeguards of the write path, each taken out by one replacement of text, and the test that must then fail.
+
+export interface Mutation {
+  /** What is taken out. */
+  readonly removes: string;
+  readonly file: string;
+  /** Stands in the file exactly once. */
+  readonly text: string;
+  readonly replacement: string;
+  readonly test: { readonly file: string; readonly name: string };
+}
+
+function guard(name: string): Mutation['test'] {
+  return { file: 'test/integration/guarding-writes.test.ts', name };
+}
+
+export const mutations: readonly Mutation[] = [
+  {
+    removes: 'the condition of the UPDATE that the envelope is the one that was read',
+    file: 'src/store/cells.ts',
+    text: "WHERE ${joinOnKey} AND ${conditions.join(' AND ')} RETURNING",
+    replacement: "WHERE ${joinOnKey} AND (true OR ${conditions.join(' AND ')}) RETURNING",
+    test: guard('I3 a value that the application writes between read and write of its slice stays'),
+  },
+  {
+    removes: 'the follow-up for cells that lost a race',
+    file: 'src/engine/reencrypt-batch.ts',
+    text: 'if (failedFor === undefined && unwritten.length > 0) await insertFollowUp',
+    replacement: 'if (failedFor === undefined && unwritten.length < 0) await insertFollowUp',
+    test: guard('I3 a row that the application holds locked is visited again in a follow-up batch'),
+  },
+  {
+    removes: 'the lease token from the condition under which a batch advances',
+    file: 'src/store/batches.ts',
+    text: "WHERE id = $1 AND lease_token = $2 AND state = 'running'\n       RETURNING id, slices, run_id",
+    replacement:
+      "WHERE id = $1 AND (lease_token = $2 OR true) AND state = 'running'\n       RETURNING id, slices, run_id",
+    test: guard('I4 a slice whose lease another worker holds by now is rolled back'),
+  },
+  {
+    removes: 'the rollback of a slice whose lease is lost',
+    file: 'src/engine/reencrypt-batch.ts',
+    text: 'if (advanced === undefined) throw new LeaseLost();',
+    replacement: "if (advanced === undefined) return 'running';",
+    test: guard('I4 a slice whose lease another worker holds by now is rolled back'),
+  },
+  {
+    removes: 'the ledger from the transaction that changes the rows',
+    file: 'src/engine/reencrypt-batch.ts',
+    text: 'await advanceIfLeased(client, {',
+    replacement: 'await advanceIfLeased(services.database, {',
+    test: guard('I4 when a commit fails neither rows nor ledger have moved'),
+  },
+  {
+    removes: 'the ledger entry of a slice',
+    file: 'src/store/batches.ts',
+    text: '$12, $13, $14, $15, $16 FROM advanced)',
+    replacement: '$12, $13, $14, $15, $16 FROM advanced WHERE false)',
+    test: guard('I4 a batch that is handed back goes on behind its last slice'),
+  },
+  {
+    removes: 'the advance of the cursor',
+    file: 'src/store/batches.ts',
+    text: 'SET cursor_key = $3, slices',
+    replacement: 'SET cursor_key = CASE WHEN false THEN $3::text[] END, slices',
+    test: guard('I4 a batch that is handed back goes on behind its last slice'),
+  },
+  {
+    removes: 'the comparison of what was written with what was read',
+    file: 'src/codec.ts',
+    text: 'return opensTo(keyring, cell, replacement, plaintext)',
+    replacement: 'return (opensTo(keyring, cell, replacement, plaintext) || true)',
+    test: {
+      file: 'test/codec.test.ts',
+      name: 'a replacement that does not decrypt to the plaintext it came from is not written',
+    },
+  },
+  {
+    removes: 'the generation from the condition under which a batch is claimed',
+    file: 'src/store/batches.ts',
+    text: 'WHERE b.id = $1 AND b.generation = $2 AND',
+    replacement: 'WHERE b.id = $1 AND (b.generation = $2 OR true) AND',
+    test: guard('I4 each dispatch has a generation of its own, and the job of an earlier one is dropped'),
+  },
+  {
+    removes: 'the new generation of a dispatch',
+    file: 'src/store/batches.ts',
+    text: "state = 'dispatched', generation = generation + 1,",
+    replacement: "state = 'dispatched',",
+    test: guard('I4 each dispatch has a generation of its own, and the job of an earlier one is dropped'),
+  },
+  {
+    removes: 'the fencing token of the leader',
+    file: 'src/store/leadership.ts',
+    text: 'AND holder = $1 AND fencing_token = $2 FOR UPDATE',
+    replacement: 'AND (holder = $1 AND fencing_token = $2 OR true) FOR UPDATE',
+    test: guard('a supervisor that has been replaced changes nothing'),
+  },
+  {
+    removes: 'the wait for laggards before a key is activated',
+    file: 'src/engine/converge.ts',
+    text: 'const laggards = findLaggards(await listMembers(database), requirement);',
+    replacement: 'const laggards = findLaggards([], requirement);',
+    test: guard('I5 a key is not activated before every live member holds it'),
+  },
+  {
+    removes: 'the wait for laggards before a run moves anything',
+    file: 'src/engine/advance-run.ts',
+    text: 'const [laggard] = findLaggards(await listMembers(database), {',
+    replacement: 'const [laggard] = findLaggards([], {',
+    test: guard('I5 a run moves nothing while a live member still writes with another key'),
+  },
+  {
+    removes: 'the new start of a scan whose key is no longer the active one',
+    file: 'src/engine/advance-run.ts',
+    text: "if (run.state === 'verifying') await startOver(client, run, cause);",
+    replacement: '',
+    test: {
+      file: 'test/integration/following-the-active-key.test.ts',
+      name: 'a run whose active key changes after the last batch of its scan succeeds only with every cell under the newest key',
+    },
+  },
+];

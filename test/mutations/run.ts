@@ -1,0 +1,133 @@
+// Shows that the tests have teeth: copies the tree, takes out one safeguard at a time, and expects the one test that is
+// named for it to fail. The named tests pass first on an untouched copy. Run by: npm run test:mutations [-- part of a name]
+import { spawn } from 'node:child_process';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { startEmbeddedPostgres } from '../../src/embedded/postgres.js';
+import { mutations, type Mutation } from './mutations.js';
+
+const checkout = join(import.meta.dirname, '..', '..', '..');
+const copied = ['package.json', 'tsconfig.json', 'vitest.config.ts', 'src', 'workers', 'test'];
+
+function say(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+function copyTree(): string {
+  const copy = mkdtempSync(join(tmpdir(), 'keyturn-mutations-'));
+  for (const part of copied) cpSync(join(checkout, part), join(copy, part), { recursive: true });
+  symlinkSync(join(checkout, 'node_modules'), join(copy, 'node_modules'), 'junction');
+  return copy;
+}
+
+interface Verdict {
+  readonly passed: number;
+  readonly failed: number;
+  /** First line of each failure. */
+  readonly complaints: readonly string[];
+  /** Vitest's own words, for when a verdict is not the expected one. */
+  readonly output: string;
+}
+
+interface Report {
+  readonly testResults: readonly {
+    readonly assertionResults: readonly { readonly status: string; readonly failureMessages: readonly string[] }[];
+  }[];
+}
+
+/** Runs the tests of these files whose names contain one of `names`. */
+async function runTests(copy: string, databaseUrl: string, tests: readonly Mutation['test'][]): Promise<Verdict> {
+  const report = join(copy, 'report.json');
+  rmSync(report, { force: true });
+  const pattern = [...new Set(tests.map(({ name }) => name.replaceAll(/[\\^$.*+?()[\]{}|]/g, '\\$&')))].join('|');
+  const files = [...new Set(tests.map(({ file }) => file))];
+  const args = [
+    join('node_modules', 'vitest', 'vitest.mjs'),
+    'run',
+    ...files,
+    '-t',
+    pattern,
+    '--reporter=json',
+    `--outputFile=${report}`,
+  ];
+  const child = spawn(process.execPath, args, {
+    cwd: copy,
+    env: { ...process.env, DATABASE_URL: databaseUrl },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding('utf8').on('data', (text: string) => (output += text));
+  await new Promise((resolve) => child.once('close', resolve));
+  const results = existsSync(report)
+    ? (JSON.parse(readFileSync(report, 'utf8')) as Report).testResults.flatMap(
+        ({ assertionResults }) => assertionResults,
+      )
+    : [];
+  const count = (status: string): number => results.filter((result) => result.status === status).length;
+  const complaints = results.flatMap(({ failureMessages }) =>
+    failureMessages.map((message) => message.split('\n')[0] ?? ''),
+  );
+  return { passed: count('passed'), failed: count('failed'), complaints, output };
+}
+
+/** The mutated file; throws unless the text stands in it exactly once. */
+function mutate(copy: string, { file, text, replacement }: Mutation): { restore(): void } {
+  const path = join(copy, file);
+  const original = readFileSync(path, 'utf8');
+  const parts = original.split(text);
+  if (parts.length !== 2) throw new Error(`${file} has ${parts.length - 1} times, and should have once: ${text}`);
+  writeFileSync(path, parts.join(replacement));
+  return { restore: () => writeFileSync(path, original) };
+}
+
+async function runAll(databaseUrl: string, chosen: readonly Mutation[]): Promise<boolean> {
+  const copy = copyTree();
+  try {
+    const names = new Set(chosen.map(({ test }) => `${test.file} ${test.name}`));
+    const untouched = await runTests(
+      copy,
+      databaseUrl,
+      chosen.map(({ test }) => test),
+    );
+    if (untouched.passed !== names.size || untouched.failed > 0) {
+      say(
+        `${untouched.output}\nof ${names.size} named tests ${untouched.passed} passed and ${untouched.failed} failed on the untouched tree`,
+      );
+      return false;
+    }
+    say(`untouched: ${untouched.passed} tests pass`);
+    let survivors = 0;
+    for (const mutation of chosen) {
+      const { restore } = mutate(copy, mutation);
+      const startedAt = performance.now();
+      const verdict = await runTests(copy, databaseUrl, [mutation.test]);
+      restore();
+      // By an expectation of its own: a mutation that breaks a statement would be noticed by anything.
+      const isNoticed =
+        verdict.failed === 1 && verdict.complaints.every((complaint) => complaint.startsWith('AssertionError'));
+      const seconds = ((performance.now() - startedAt) / 1_000).toFixed(1);
+      say(`${isNoticed ? 'noticed' : 'NOT NOTICED'} in ${seconds} s: without ${mutation.removes}`);
+      for (const complaint of verdict.complaints) say(`        ${complaint}`);
+      if (isNoticed) continue;
+      survivors++;
+      say(verdict.output);
+    }
+    say(`${chosen.length - survivors} of ${chosen.length} mutations noticed`);
+    return survivors === 0;
+  } finally {
+    rmSync(copy, { recursive: true, force: true });
+  }
+}
+
+const [wanted = ''] = process.argv.slice(2);
+const chosen = mutations.filter(({ removes }) => removes.includes(wanted));
+if (chosen.length === 0) throw new Error(`no mutation removes "${wanted}"`);
+const given = process.env['DATABASE_URL'];
+const server = given === undefined || given === '' ? await startEmbeddedPostgres() : undefined;
+try {
+  process.exitCode = (await runAll(given || (server?.url ?? ''), chosen)) ? 0 : 1;
+} finally {
+  await server?.stop();
+}
