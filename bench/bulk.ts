@@ -26,7 +26,9 @@ try {
     limit.push(await rewrite(sliceRows));
   }
   const rate = (milliseconds: number): string => Math.round(rows / (milliseconds / 1_000)).toLocaleString('en');
-  process.stdout.write(`bulk: ours ${rate(median(ours))} rows/s, plain UPDATE ${rate(median(limit))} rows/s, ratio ${(median(limit) / median(ours)).toFixed(3)} (figure: ≥ 0.2)\n`);
+  process.stdout.write(
+    `bulk: ours ${rate(median(ours))} rows/s, plain UPDATE ${rate(median(limit))} rows/s, ratio ${(median(limit) / median(ours)).toFixed(3)} (figure: ≥ 0.2)\n`,
+  );
   for (const line of breakdown) process.stdout.write(`  ${line}\n`);
 } finally {
   await bench.close();

@@ -10,6 +10,8 @@ for (const name of wanted.length > 0 ? wanted : benchmarks) {
     process.stderr.write(`bench: there is no benchmark "${name}"; known: ${benchmarks.join(', ')}\n`);
     process.exit(2);
   }
-  const { status } = spawnSync(process.execPath, [new URL(`${name}.js`, import.meta.url).pathname], { stdio: 'inherit' });
+  const { status } = spawnSync(process.execPath, [new URL(`${name}.js`, import.meta.url).pathname], {
+    stdio: 'inherit',
+  });
   if (status !== 0) process.exit(status ?? 1);
 }

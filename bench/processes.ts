@@ -25,10 +25,18 @@ try {
   const big = await measure(bench, 'large', 1);
   const rate = ({ rowsPerSecond }: Measured): string => Math.round(rowsPerSecond).toLocaleString('en');
   const print = (line: string): boolean => process.stdout.write(`${line}\n`);
-  print(`one worker ${rate(one)} rows/s, two workers ${rate(two)} rows/s, ${(two.rowsPerSecond / one.rowsPerSecond).toFixed(2)} times (figure: ≥ 1.7 on an idle core; database, supervisor and workers share this machine's)`);
-  print(`time per row at ${large.toLocaleString('en')} rows against ${small.toLocaleString('en')}: ${(one.rowsPerSecond / big.rowsPerSecond).toFixed(2)} times (figure: within 0.9 to 1.1)`);
-  print(`worker memory: ${one.workerMegabytes.toFixed(0)} MB at ${small.toLocaleString('en')} rows, ${big.workerMegabytes.toFixed(0)} MB at ${large.toLocaleString('en')} (figure: ≤ 150 MB)`);
-  print(`supervisor memory: ${one.supervisorMegabytes.toFixed(0)} MB at ${small.toLocaleString('en')} rows, ${big.supervisorMegabytes.toFixed(0)} MB at ${large.toLocaleString('en')}`);
+  print(
+    `one worker ${rate(one)} rows/s, two workers ${rate(two)} rows/s, ${(two.rowsPerSecond / one.rowsPerSecond).toFixed(2)} times (figure: ≥ 1.7 on an idle core; database, supervisor and workers share this machine's)`,
+  );
+  print(
+    `time per row at ${large.toLocaleString('en')} rows against ${small.toLocaleString('en')}: ${(one.rowsPerSecond / big.rowsPerSecond).toFixed(2)} times (figure: within 0.9 to 1.1)`,
+  );
+  print(
+    `worker memory: ${one.workerMegabytes.toFixed(0)} MB at ${small.toLocaleString('en')} rows, ${big.workerMegabytes.toFixed(0)} MB at ${large.toLocaleString('en')} (figure: ≤ 150 MB)`,
+  );
+  print(
+    `supervisor memory: ${one.supervisorMegabytes.toFixed(0)} MB at ${small.toLocaleString('en')} rows, ${big.supervisorMegabytes.toFixed(0)} MB at ${large.toLocaleString('en')}`,
+  );
 } finally {
   await bench.close();
 }
@@ -40,8 +48,22 @@ async function measure(target: Bench, table: string, workers: number): Promise<M
   const supervisor = start(target, 'supervisor');
   const started = Array.from({ length: workers }, () => start(target, 'reencrypt'));
   try {
-    await waitFor(async () => (await target.pool.query(`SELECT 1 FROM keyturn.member WHERE kind = 'worker' AND heartbeat_at > clock_timestamp() - interval '45 s'`)).rowCount === workers);
-    const run = await orderRun(target.control.context, { kind: 'reencrypt', keyring: undefined, target: `public.${table}`, scope: undefined, deep: false, reason: 'bench' });
+    await waitFor(
+      async () =>
+        (
+          await target.pool.query(
+            `SELECT 1 FROM keyturn.member WHERE kind = 'worker' AND heartbeat_at > clock_timestamp() - interval '45 s'`,
+          )
+        ).rowCount === workers,
+    );
+    const run = await orderRun(target.control.context, {
+      kind: 'reencrypt',
+      keyring: undefined,
+      target: `public.${table}`,
+      scope: undefined,
+      deep: false,
+      reason: 'bench',
+    });
     await waitFor(async () => isFinished((await showRun(target.control.context, run.id)).state));
     const { rows } = await target.pool.query<{ rows: string; seconds: number }>(
       `SELECT sum(l.rows_updated) AS rows, extract(epoch FROM max(l.committed_at) - min(b.started_at))::float8 AS seconds
@@ -55,12 +77,20 @@ async function measure(target: Bench, table: string, workers: number): Promise<M
     };
   } finally {
     for (const child of [...started, supervisor]) child.kill('SIGTERM');
-    await Promise.all([...started, supervisor].map((child) => new Promise((resolve) => (child.exitCode === null ? child.once('exit', resolve) : resolve(undefined)))));
+    await Promise.all(
+      [...started, supervisor].map(
+        (child) =>
+          new Promise((resolve) => (child.exitCode === null ? child.once('exit', resolve) : resolve(undefined))),
+      ),
+    );
   }
 }
 
 function start(target: Bench, entry: string): ChildProcess {
-  return spawn(process.execPath, [new URL(`../workers/${entry}.js`, import.meta.url).pathname], { env: { ...process.env, ...target.environment() }, stdio: ['ignore', 'ignore', 'inherit'] });
+  return spawn(process.execPath, [new URL(`../workers/${entry}.js`, import.meta.url).pathname], {
+    env: { ...process.env, ...target.environment() },
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
 }
 
 function peakMegabytes(child: ChildProcess): number {

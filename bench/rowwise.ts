@@ -44,7 +44,12 @@ const SecretEntity = new EntitySchema<Secret>({
 });
 
 const bench = await openBench(['moved']);
-const dataSource = new DataSource({ type: 'postgres', url: bench.url, entities: [SecretEntity], extra: { max: 1, options: '-c synchronous_commit=off' } });
+const dataSource = new DataSource({
+  type: 'postgres',
+  url: bench.url,
+  entities: [SecretEntity],
+  extra: { max: 1, options: '-c synchronous_commit=off' },
+});
 try {
   await dataSource.initialize();
   await bench.pool.query('CREATE TABLE rowwise (id bigint PRIMARY KEY, secret bytea) WITH (autovacuum_enabled = off)');
@@ -70,7 +75,10 @@ try {
 async function refill(): Promise<void> {
   await bench.pool.query('TRUNCATE rowwise');
   const ids = Array.from({ length: rowwiseRows }, (_, at) => at + 1);
-  await bench.pool.query('INSERT INTO rowwise SELECT * FROM unnest($1::bigint[], $2::bytea[])', [ids, ids.map(() => encryptUnderOldKey(randomBytes(plaintextBytes)))]);
+  await bench.pool.query('INSERT INTO rowwise SELECT * FROM unnest($1::bigint[], $2::bytea[])', [
+    ids,
+    ids.map(() => encryptUnderOldKey(randomBytes(plaintextBytes))),
+  ]);
   await bench.pool.query('VACUUM (ANALYZE) rowwise');
 }
 

@@ -52,10 +52,15 @@ export async function openBench(tables: readonly string[]): Promise<Bench> {
   const pool = new pg.Pool({ connectionString: url, max: 2 });
   // Dropping the database at the end may reach a connection that is just closing.
   pool.on('error', () => undefined);
-  for (const table of tables) await pool.query(`CREATE TABLE ${table} (id bigint PRIMARY KEY, secret bytea) WITH (autovacuum_enabled = off)`);
+  for (const table of tables)
+    await pool.query(`CREATE TABLE ${table} (id bigint PRIMARY KEY, secret bytea) WITH (autovacuum_enabled = off)`);
 
   const rootKey = randomBytes(32).toString('hex');
-  const environment = (): Record<string, string> => ({ DATABASE_URL: url, KEYTURN_ROOT_KEY: rootKey, LOG_LEVEL: 'silent' });
+  const environment = (): Record<string, string> => ({
+    DATABASE_URL: url,
+    KEYTURN_ROOT_KEY: rootKey,
+    LOG_LEVEL: 'silent',
+  });
   const config: ConfigFile = {
     keyrings: { bench: { root: 'env:KEYTURN_ROOT_KEY' } },
     targets: tables.map((table) => ({ table: `public.${table}`, keyring: 'bench', columns: { secret: {} } })),
@@ -76,7 +81,7 @@ export async function openBench(tables: readonly string[]): Promise<Bench> {
       throw error;
     },
   });
-  const crypto = createThreadCrypto(new URL('../src/engine/slice-thread.js', import.meta.url), Number(process.env['BENCH_THREADS'] ?? 2));
+  const crypto = createThreadCrypto(new URL('../src/engine/slice-thread.js', import.meta.url));
   return {
     url,
     rootKey,
@@ -108,7 +113,9 @@ export async function fill(bench: Bench, table: string, from: number, upto: numb
   const chunk = 5_000;
   for (let start = from; start <= upto; start += chunk) {
     const ids = Array.from({ length: Math.min(chunk, upto - start + 1) }, (_, at) => start + at);
-    const values = ids.map((id) => encrypt(keyring, builder.cellsOf([String(id)], null)(0), randomBytes(plaintextBytes)));
+    const values = ids.map((id) =>
+      encrypt(keyring, builder.cellsOf([String(id)], null)(0), randomBytes(plaintextBytes)),
+    );
     await bench.pool.query(`INSERT INTO ${table} SELECT * FROM unnest($1::bigint[], $2::bytea[])`, [ids, values]);
   }
 }
@@ -141,25 +148,50 @@ export interface Moved {
 /** Moves a whole table as one batch in this process, without a queue; answers milliseconds and slices. */
 export async function reencryptTable(bench: Bench, table: string): Promise<Moved> {
   const { database } = bench;
-  const run = await orderRun(bench.control.context, { kind: 'reencrypt', keyring: undefined, target: `public.${table}`, scope: undefined, deep: false, reason: 'bench' });
+  const run = await orderRun(bench.control.context, {
+    kind: 'reencrypt',
+    keyring: undefined,
+    target: `public.${table}`,
+    scope: undefined,
+    deep: false,
+    reason: 'bench',
+  });
   await database.transaction((client) => moveRunIfState(client, run, { to: 'running', pass: 1 }));
   const running = await getRun(database, run.id);
   await insertBatch(database, { runId: run.id, pass: 1, targetId: running.targetId ?? '', kind: 'reencrypt' });
   const [batch] = await dispatchDue(database, 1);
   if (batch === undefined) throw new Error('nothing was dispatched');
-  const services = { database, keyrings: bench.membership, memberId: bench.membership.id, crypto: bench.crypto, reachPoint: passPoint };
+  const services = {
+    database,
+    keyrings: bench.membership,
+    memberId: bench.membership.id,
+    crypto: bench.crypto,
+    reachPoint: passPoint,
+  };
   const startedAt = performance.now();
   const cpuFrom = process.cpuUsage();
-  const worked = await workBatch(services, { batchId: batch.id, generation: batch.generation }, new AbortController().signal);
+  const worked = await workBatch(
+    services,
+    { batchId: batch.id, generation: batch.generation },
+    new AbortController().signal,
+  );
   const milliseconds = performance.now() - startedAt;
   const cpu = process.cpuUsage(cpuFrom);
   if (worked.end !== 'done') throw new Error(`the batch ended as ${worked.end}`);
-  const { rows } = await bench.pool.query<{ read: number; crypto: number; write: number; rows: string; slices: string }>(
+  const { rows } = await bench.pool.query<{
+    read: number;
+    crypto: number;
+    write: number;
+    rows: string;
+    slices: string;
+  }>(
     'SELECT sum(read_ms) AS read, sum(crypto_ms) AS crypto, sum(write_ms) AS write, sum(rows_updated) AS rows, count(*) AS slices FROM keyturn.ledger WHERE batch_id = $1',
     [batch.id],
   );
   const sums = rows[0];
-  await database.transaction(async (client) => moveRunIfState(client, await getRun(client, run.id), { to: 'cancelling' }));
+  await database.transaction(async (client) =>
+    moveRunIfState(client, await getRun(client, run.id), { to: 'cancelling' }),
+  );
   return {
     milliseconds,
     cpuMs: (cpu.user + cpu.system) / 1_000,

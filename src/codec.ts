@@ -57,7 +57,11 @@ export function decrypt(keyring: Keyring, cell: Cell, stored: Stored): Decrypted
 }
 
 function decryptFailed(keyId: KeyId | undefined): KeyturnError {
-  return new KeyturnError('DECRYPT_FAILED', 'the stored value does not decrypt at this cell: altered, moved from another cell, or not an envelope', { keyId: keyId === undefined ? undefined : String(keyId) });
+  return new KeyturnError(
+    'DECRYPT_FAILED',
+    'the stored value does not decrypt at this cell: altered, moved from another cell, or not an envelope',
+    { keyId: keyId === undefined ? undefined : String(keyId) },
+  );
 }
 
 /** Brings one stored value to the active key, or says why not. Never throws for any stored bytes. */
@@ -70,7 +74,9 @@ export function reencrypt(keyring: Keyring, cell: Cell, stored: Stored): Examine
   if (!Buffer.isBuffer(plaintext)) return { outcome: 'failed', cause: plaintext, keyId: found.key.id };
   try {
     const replacement = cell.format.encrypt(plaintext, cell.address, active, cell.storage);
-    return opensTo(keyring, cell, replacement, plaintext) ? { outcome: 'reencrypted', replacement } : { outcome: 'failed', cause: 'VERIFICATION_FAILED', keyId: active.id };
+    return opensTo(keyring, cell, replacement, plaintext)
+      ? { outcome: 'reencrypted', replacement }
+      : { outcome: 'failed', cause: 'VERIFICATION_FAILED', keyId: active.id };
   } finally {
     plaintext.fill(0);
   }
@@ -97,7 +103,11 @@ function opensTo(keyring: Keyring, cell: Cell, replacement: Stored, plaintext: B
   return isEqual;
 }
 
-function findKey(keyring: Keyring, cell: Cell, stored: Stored): { readonly key: ValueKey } | Extract<Examined, { outcome: 'failed' | 'blocked' }> {
+function findKey(
+  keyring: Keyring,
+  cell: Cell,
+  stored: Stored,
+): { readonly key: ValueKey } | Extract<Examined, { outcome: 'failed' | 'blocked' }> {
   const keyId = cell.format.nameKey(stored);
   if (keyId === undefined) return { outcome: 'failed', cause: 'NOT_AN_ENVELOPE', keyId: undefined };
   const found = keyring.lookup(keyId);

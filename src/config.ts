@@ -1,10 +1,10 @@
-// keyturn.yaml and the environment, merged into one frozen, checked Config. Nothing else reads either.
+// keyturn.yaml, checked, merged with the environment into one frozen Config. Nothing else reads the file.
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { algorithmNames, defaultAlgorithm, type AlgorithmName } from './crypto/algorithms.js';
-import { Secret } from './crypto/secret.js';
+import { readConnections, type Connections, type Environment } from './environment.js';
 import { KeyturnError } from './errors.js';
 
 export interface ColumnConfig {
@@ -32,21 +32,20 @@ export interface KeyringConfig {
   readonly algorithm: AlgorithmName;
 }
 
-export interface Config {
+export interface Config extends Connections {
   /** The file the config came from, for messages. */
   readonly source: string;
-  readonly databaseUrl: Secret | undefined;
-  /** A connection that no pooler sits in front of; LISTEN needs it. */
-  readonly databaseDirectUrl: Secret | undefined;
-  readonly redisUrl: Secret | undefined;
-  readonly logLevel: string;
-  readonly roles: { readonly app?: string | undefined; readonly worker?: string | undefined; readonly auditor?: string | undefined };
+  readonly roles: {
+    readonly app?: string | undefined;
+    readonly worker?: string | undefined;
+    readonly auditor?: string | undefined;
+  };
   readonly expectMembers: readonly string[];
   readonly keyrings: readonly KeyringConfig[];
   readonly targets: readonly TargetConfig[];
 }
 
-export type Environment = Record<string, string | undefined>;
+export type { Environment } from './environment.js';
 
 const identifier = z.string().min(1).max(63);
 const pathSegment = z.string().min(1).max(200);
@@ -56,7 +55,13 @@ const columnSchema = z
   .strictObject({
     format: z.string().default('keyturn'),
     bind,
-    paths: z.record(z.string().regex(/^[A-Za-z0-9_]+$/, 'a path name takes letters, digits and _'), z.array(pathSegment).min(1)).refine((paths) => Object.keys(paths).length > 0, 'name at least one path, or leave paths: out').optional(),
+    paths: z
+      .record(
+        z.string().regex(/^[A-Za-z0-9_]+$/, 'a path name takes letters, digits and _'),
+        z.array(pathSegment).min(1),
+      )
+      .refine((paths) => Object.keys(paths).length > 0, 'name at least one path, or leave paths: out')
+      .optional(),
   })
   .nullable();
 
@@ -71,9 +76,14 @@ const keyringSchema = z
   });
 
 const fileSchema = z.strictObject({
-  roles: z.strictObject({ app: identifier.optional(), worker: identifier.optional(), auditor: identifier.optional() }).default({}),
+  roles: z
+    .strictObject({ app: identifier.optional(), worker: identifier.optional(), auditor: identifier.optional() })
+    .default({}),
   expect_members: z.array(z.string().min(1)).default([]),
-  keyrings: z.record(z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/, 'a keyring name takes a-z, 0-9, _ and -, and begins with a letter'), keyringSchema),
+  keyrings: z.record(
+    z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/, 'a keyring name takes a-z, 0-9, _ and -, and begins with a letter'),
+    keyringSchema,
+  ),
   targets: z
     .array(
       z.strictObject({
@@ -95,15 +105,21 @@ export type ConfigFile = z.input<typeof fileSchema>;
  * environment. Throws CONFIG_INVALID with the path of each wrong setting.
  */
 export function loadConfig(environment: Environment, file?: string | ConfigFile): Config {
-  const { source, content } = typeof file === 'object' ? { source: 'the given object', content: file as unknown } : readConfigFile(file ?? environment['KEYTURN_CONFIG'] ?? 'keyturn.yaml');
+  const { source, content } =
+    typeof file === 'object'
+      ? { source: 'the given object', content: file as unknown }
+      : readConfigFile(file ?? environment['KEYTURN_CONFIG'] ?? 'keyturn.yaml');
   const parsed = fileSchema.safeParse(content);
   if (!parsed.success) {
-    const problems = parsed.error.issues.map((issue) => `${issue.path.join('.') || '(top level)'}: ${issue.code === 'invalid_key' ? issue.issues.map(({ message }) => message).join(', ') : issue.message}`);
+    const problems = parsed.error.issues.map(
+      (issue) =>
+        `${issue.path.join('.') || '(top level)'}: ${issue.code === 'invalid_key' ? issue.issues.map(({ message }) => message).join(', ') : issue.message}`,
+    );
     throw new KeyturnError('CONFIG_INVALID', `${source} does not fit: ${problems.join('; ')}`, { source, problems });
   }
   return Object.freeze({
     source,
-    ...readEnvironment(environment),
+    ...readConnections(environment),
     roles: parsed.data.roles,
     expectMembers: parsed.data.expect_members,
     keyrings: keyringsOf(parsed.data),
@@ -113,7 +129,14 @@ export function loadConfig(environment: Environment, file?: string | ConfigFile)
 
 /** Only what steering and status need: connections, no keyturn.yaml. */
 export function loadConnectionConfig(environment: Environment): Config {
-  return Object.freeze({ source: 'the environment', ...readEnvironment(environment), roles: {}, expectMembers: [], keyrings: [], targets: [] });
+  return Object.freeze({
+    source: 'the environment',
+    ...readConnections(environment),
+    roles: {},
+    expectMembers: [],
+    keyrings: [],
+    targets: [],
+  });
 }
 
 function readConfigFile(path: string): { source: string; content: unknown } {
@@ -121,48 +144,21 @@ function readConfigFile(path: string): { source: string; content: unknown } {
   try {
     text = readFileSync(path, 'utf8');
   } catch {
-    throw new KeyturnError('CONFIG_INVALID', `no readable config at ${resolve(path)}; write a keyturn.yaml or point KEYTURN_CONFIG or --config at one`, { source: path });
+    throw new KeyturnError(
+      'CONFIG_INVALID',
+      `no readable config at ${resolve(path)}; write a keyturn.yaml or point KEYTURN_CONFIG or --config at one`,
+      { source: path },
+    );
   }
   try {
     return { source: path, content: parse(text) as unknown };
   } catch (error) {
-    throw new KeyturnError('CONFIG_INVALID', `${path} is not YAML: ${error instanceof Error ? (error.message.split('\n')[0] ?? '') : 'unreadable'}`, { source: path });
+    throw new KeyturnError(
+      'CONFIG_INVALID',
+      `${path} is not YAML: ${error instanceof Error ? (error.message.split('\n')[0] ?? '') : 'unreadable'}`,
+      { source: path },
+    );
   }
-}
-
-function readEnvironment(environment: Environment): Pick<Config, 'databaseUrl' | 'databaseDirectUrl' | 'redisUrl' | 'logLevel'> {
-  const databaseUrl = secretFrom(environment, 'DATABASE_URL');
-  return {
-    databaseUrl,
-    databaseDirectUrl: secretFrom(environment, 'DATABASE_DIRECT_URL') ?? databaseUrl,
-    redisUrl: secretFrom(environment, 'REDIS_URL'),
-    logLevel: logLevelFrom(environment),
-  };
-}
-
-const logLevels: readonly string[] = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
-
-function logLevelFrom(environment: Environment): string {
-  const level = environment['LOG_LEVEL'] ?? '';
-  if (level === '') return 'info';
-  if (logLevels.includes(level)) return level;
-  throw new KeyturnError('CONFIG_INVALID', `LOG_LEVEL is none of ${logLevels.join(', ')}`, { source: 'LOG_LEVEL' });
-}
-
-/** NAME, or the content of the file that NAME_FILE points at. */
-function secretFrom(environment: Environment, name: string): Secret | undefined {
-  const direct = environment[name];
-  if (direct !== undefined && direct !== '') return new Secret(direct);
-  const path = environment[`${name}_FILE`];
-  if (path === undefined || path === '') return undefined;
-  let content: string;
-  try {
-    content = readFileSync(path, 'utf8').trim();
-  } catch {
-    throw new KeyturnError('CONFIG_INVALID', `${name}_FILE points at ${path}, which cannot be read`, { source: `${name}_FILE` });
-  }
-  if (content === '') throw new KeyturnError('CONFIG_INVALID', `${name}_FILE points at ${path}, which is empty`, { source: `${name}_FILE` });
-  return new Secret(content);
 }
 
 function keyringsOf(file: FileShape): KeyringConfig[] {
@@ -178,14 +174,29 @@ function targetsOf(file: FileShape, source: string): TargetConfig[] {
   return file.targets.map((target) => {
     const { schema, table } = splitTableName(target.table, source);
     if (!Object.hasOwn(file.keyrings, target.keyring)) {
-      throw new KeyturnError('CONFIG_INVALID', `${source}: target ${target.table} names keyring "${target.keyring}"; known keyrings: ${Object.keys(file.keyrings).join(', ') || 'none'}`, { source });
+      throw new KeyturnError(
+        'CONFIG_INVALID',
+        `${source}: target ${target.table} names keyring "${target.keyring}"; known keyrings: ${Object.keys(file.keyrings).join(', ') || 'none'}`,
+        { source },
+      );
     }
-    if (seen.has(`${schema}.${table}`)) throw new KeyturnError('CONFIG_INVALID', `${source}: table ${schema}.${table} is listed twice; list all its columns under one target`, { source });
+    if (seen.has(`${schema}.${table}`))
+      throw new KeyturnError(
+        'CONFIG_INVALID',
+        `${source}: table ${schema}.${table} is listed twice; list all its columns under one target`,
+        { source },
+      );
     seen.add(`${schema}.${table}`);
     const columns = Object.entries(target.columns).flatMap(([column, settings]) => columnsOf(column, settings));
-    if (columns.length === 0) throw new KeyturnError('CONFIG_INVALID', `${source}: target ${target.table} lists no columns`, { source });
+    if (columns.length === 0)
+      throw new KeyturnError('CONFIG_INVALID', `${source}: target ${target.table} lists no columns`, { source });
     const twice = columns.find((column, at) => columns.findIndex(({ name }) => name === column.name) < at);
-    if (twice !== undefined) throw new KeyturnError('CONFIG_INVALID', `${source}: target ${target.table} has two columns called ${twice.name}; give its path another name`, { source });
+    if (twice !== undefined)
+      throw new KeyturnError(
+        'CONFIG_INVALID',
+        `${source}: target ${target.table} has two columns called ${twice.name}; give its path another name`,
+        { source },
+      );
     return { schema, table, keyring: target.keyring, scopeColumn: target.scope, columns };
   });
 }
@@ -193,13 +204,23 @@ function targetsOf(file: FileShape, source: string): TargetConfig[] {
 function columnsOf(column: string, settings: z.output<typeof columnSchema>): ColumnConfig[] {
   const { format, bind: binding, paths } = settings ?? { format: 'keyturn', bind: 'row' as const, paths: undefined };
   if (paths === undefined) return [{ name: column, column, path: undefined, format, bind: binding }];
-  return Object.entries(paths).map(([name, path]) => ({ name: `${column}.${name}`, column, path, format, bind: binding }));
+  return Object.entries(paths).map(([name, path]) => ({
+    name: `${column}.${name}`,
+    column,
+    path,
+    format,
+    bind: binding,
+  }));
 }
 
 function splitTableName(name: string, source: string): { schema: string; table: string } {
   const parts = name.split('.');
   if (parts.length > 2 || parts.some((part) => part === '')) {
-    throw new KeyturnError('CONFIG_INVALID', `${source}: "${name}" is not a table name; expected table or schema.table`, { source });
+    throw new KeyturnError(
+      'CONFIG_INVALID',
+      `${source}: "${name}" is not a table name; expected table or schema.table`,
+      { source },
+    );
   }
   return parts.length === 2 ? { schema: parts[0] ?? '', table: parts[1] ?? '' } : { schema: 'public', table: name };
 }

@@ -1,7 +1,16 @@
 // The shape of the project, tested: who imports whom, that the lint rules which say so really fire, that every error code
 // and every invariant is named by a test, and that no test name promises twice.
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync, copyFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+  copyFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, relative, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -23,7 +32,9 @@ function read(file: string): string {
 function importsOf(file: string): string[] {
   return [...read(file).matchAll(/^\s*(?:import|export)\s[^;]*?from '([^']+)'/gms)].map((match) => {
     const name = match[1] ?? '';
-    return name.startsWith('.') ? relative(checkout, resolve(checkout, dirname(file), name)).replace(/\.js$/, '.ts') : name;
+    return name.startsWith('.')
+      ? relative(checkout, resolve(checkout, dirname(file), name)).replace(/\.js$/, '.ts')
+      : name;
   });
 }
 
@@ -50,13 +61,17 @@ describe('the import map', () => {
 
   test('the engine reaches no door, no control verb and no wiring', () => {
     const reached = [...reachableFrom(sources.filter((file) => file.startsWith('src/engine/')))];
-    expect(reached.filter((file) => /^src\/(cli|control|http|grpc|dashboard|orm)\/|^src\/(app|index|config)\.ts/.test(file))).toEqual([]);
+    expect(
+      reached.filter((file) => /^src\/(cli|control|http|grpc|dashboard|orm)\/|^src\/(app|index|config)\.ts/.test(file)),
+    ).toEqual([]);
   });
 
   test('reencryptBatch does not reach the queue', () => {
     const reached = [...reachableFrom(['src/engine/reencrypt-batch.ts'])];
     expect(reached).toContain('src/codec.ts');
-    expect(reached.filter((file) => file.startsWith('src/queue/') || file === 'bullmq' || file === 'ioredis')).toEqual([]);
+    expect(reached.filter((file) => file.startsWith('src/queue/') || file === 'bullmq' || file === 'ioredis')).toEqual(
+      [],
+    );
   });
 
   test('bullmq and ioredis are imported in src/queue alone', () => {
@@ -66,7 +81,9 @@ describe('the import map', () => {
   });
 
   test('production code does not import the embedded PostgreSQL', () => {
-    const importers = sources.filter((file) => !file.startsWith('src/embedded/') && importsOf(file).some((name) => name.startsWith('src/embedded/')));
+    const importers = sources.filter(
+      (file) => !file.startsWith('src/embedded/') && importsOf(file).some((name) => name.startsWith('src/embedded/')),
+    );
     expect(importers.every((file) => file.startsWith('src/cli/demo/'))).toBe(true);
   });
 
@@ -74,7 +91,8 @@ describe('the import map', () => {
     const folder = mkdtempSync(join(tmpdir(), 'keyturn-lint-'));
     try {
       symlinkSync(join(checkout, 'node_modules'), join(folder, 'node_modules'));
-      for (const file of ['.oxlintrc.json', 'tsconfig.json', 'package.json']) copyFileSync(join(checkout, file), join(folder, file));
+      for (const file of ['.oxlintrc.json', 'tsconfig.json', 'package.json'])
+        copyFileSync(join(checkout, file), join(folder, file));
       const planted: Readonly<Record<string, string>> = {
         'src/crypto/a.ts': "import { b } from '../store/b.js';\nexport const a = b;\n",
         'src/store/b.ts': "import { c } from './c.js';\nexport const b = c;\n",
@@ -85,7 +103,10 @@ describe('the import map', () => {
         mkdirSync(join(folder, dirname(file)), { recursive: true });
         writeFileSync(join(folder, file), text);
       }
-      const { stdout, status } = spawnSync(join(checkout, 'node_modules/.bin/oxlint'), ['--type-aware', 'src'], { cwd: folder, encoding: 'utf8' });
+      const { stdout, status } = spawnSync(join(checkout, 'node_modules/.bin/oxlint'), ['--type-aware', 'src'], {
+        cwd: folder,
+        encoding: 'utf8',
+      });
       expect(status).not.toBe(0);
       for (const rule of ['no-restricted-imports', 'no-cycle', 'no-floating-promises']) expect(stdout).toContain(rule);
     } finally {
@@ -99,13 +120,18 @@ describe('what tests promise', () => {
   const texts = testFiles.map(read);
 
   test('each invariant I1 to I8 and I10 is named by a test', () => {
-    const named = (id: string): boolean => texts.some((text) => new RegExp(`(test|it|describe)(\\.\\w+(\\(.*?\\))?)?\\([\\s\\S]{0,40}\\b${id}\\b`).test(text));
+    const named = (id: string): boolean =>
+      texts.some((text) =>
+        new RegExp(`(test|it|describe)(\\.\\w+(\\(.*?\\))?)?\\([\\s\\S]{0,40}\\b${id}\\b`).test(text),
+      );
     // I9 is about background jobs in an application's reads, which this version has none of.
     expect(['I1', 'I2', 'I3', 'I4', 'I5', 'I6', 'I7', 'I8', 'I10'].filter((id) => !named(id))).toEqual([]);
   });
 
   test('each error code that the sources throw is expected by a test', () => {
-    const thrown = Object.keys(errorKinds).filter((code) => sources.some((file) => file !== 'src/errors.ts' && read(file).includes(`'${code}'`)));
+    const thrown = Object.keys(errorKinds).filter((code) =>
+      sources.some((file) => file !== 'src/errors.ts' && read(file).includes(`'${code}'`)),
+    );
     const untested = thrown.filter((code) => !texts.some((text) => text.includes(code)));
     expect(untested).toEqual([]);
   });
@@ -113,14 +139,21 @@ describe('what tests promise', () => {
   test('no code stands in the table that nothing throws', () => {
     // These belong to doors that come later.
     const later = ['UNAUTHENTICATED', 'FORBIDDEN'];
-    const unused = Object.keys(errorKinds).filter((code) => !later.includes(code) && !sources.some((file) => file !== 'src/errors.ts' && read(file).includes(`'${code}'`)));
+    const unused = Object.keys(errorKinds).filter(
+      (code) =>
+        !later.includes(code) && !sources.some((file) => file !== 'src/errors.ts' && read(file).includes(`'${code}'`)),
+    );
     expect(unused).toEqual([]);
   });
 
   test('no two tests of a file have the same name', () => {
     const repeated = testFiles.flatMap((file) => {
-      const names = [...read(file).matchAll(/^\s*(?:test|it)\(\s*(['"`])((?:(?!\1).)+)\1/gm)].map((match) => match[2] ?? '');
-      return names.filter((name, at) => names.indexOf(name) < at && !name.includes('${')).map((name) => `${file}: ${name}`);
+      const names = [...read(file).matchAll(/^\s*(?:test|it)\(\s*(['"`])((?:(?!\1).)+)\1/gm)].map(
+        (match) => match[2] ?? '',
+      );
+      return names
+        .filter((name, at) => names.indexOf(name) < at && !name.includes('${'))
+        .map((name) => `${file}: ${name}`);
     });
     expect(repeated).toEqual([]);
   });

@@ -43,10 +43,7 @@ function keyringOf(
     }),
   );
   const opened = new Map<KeyId, ValueKey>(held.map((key) => [key.id, key]));
-  return createKeyring(
-    { id: scope, name: 'customers', cluster, generation: 1, keys },
-    opened,
-  );
+  return createKeyring({ id: scope, name: 'customers', cluster, generation: 1, keys }, opened);
 }
 
 const first = keyringOf({ 1: 'active' }, [one]);

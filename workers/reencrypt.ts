@@ -1,5 +1,5 @@
 // Entry point of a worker process.
-import { startWorker } from '../src/app.js';
+import { startWorker } from '../src/app-runners.js';
 import { runUntilSignal } from './run-until-signal.js';
 
 await runUntilSignal((options) => startWorker(options));

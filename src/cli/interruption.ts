@@ -1,6 +1,8 @@
 // SIGINT and SIGTERM while a command runs: the first one ends it in good order, the second at once.
 
 const exitCodes = { SIGINT: 130, SIGTERM: 143 } as const;
+/** Under `npm run` one Ctrl-C arrives twice: npm passes on what the terminal has sent to the whole group already. */
+const echoMs = 500;
 
 export class Interrupted extends Error {
   readonly exitCode: number;
@@ -23,10 +25,10 @@ export function listenForInterruption(hint: () => string | undefined): Interrupt
   const happened = new Promise<never>((_, rejectHappened) => {
     reject = rejectHappened;
   });
-  let isFirst = true;
+  let firstAtMs: number | undefined;
   const listenerOf = (signal: keyof typeof exitCodes) => (): void => {
-    if (!isFirst) process.exit(exitCodes[signal]);
-    isFirst = false;
+    if (firstAtMs !== undefined && performance.now() - firstAtMs > echoMs) process.exit(exitCodes[signal]);
+    firstAtMs ??= performance.now();
     reject(new Interrupted(signal, hint()));
   };
   const listeners = { SIGINT: listenerOf('SIGINT'), SIGTERM: listenerOf('SIGTERM') };

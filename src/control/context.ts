@@ -24,4 +24,8 @@ export interface OpenControl {
 export const noConfigFile = 'none';
 
 /** How a door gets its context; the wiring stands in app.ts. `file`: path or content of keyturn.yaml, or `noConfigFile`. */
-export type OpenControlFunction = (options: { environment: Environment; file: string | ConfigFile | undefined; onProgress?: (words: string) => void }) => OpenControl;
+export type OpenControlFunction = (options: {
+  environment: Environment;
+  file: string | ConfigFile | undefined;
+  onProgress?: (words: string) => void;
+}) => OpenControl;

@@ -14,7 +14,14 @@ import { examineRegistered } from './runs.js';
 const oldestServer = 140_000;
 
 export async function examineEverything(context: ControlContext): Promise<readonly Finding[]> {
-  const findings = [await examineServer(context), await examineServerRole(context), await examinePooler(context), await examineParameterLogging(context), await examineQueue(context), await examineSchema(context)];
+  const findings = [
+    await examineServer(context),
+    await examineServerRole(context),
+    await examinePooler(context),
+    await examineParameterLogging(context),
+    await examineQueue(context),
+    await examineSchema(context),
+  ];
   return [...findings.flat(), ...(await examineTargets(context))];
 }
 
@@ -30,13 +37,39 @@ async function examineServer(context: ControlContext): Promise<readonly Finding[
 export function examineServerVersion(version: number): Finding {
   const name = `PostgreSQL ${Math.floor(version / 10_000)}.${version % 10_000}`;
   if (version >= oldestServer) return ok('server version', name, 'is supported');
-  return { level: 'refuse', check: 'server version', subject: name, reason: 'is older than PostgreSQL 14', remedy: 'upgrade the server' };
+  return {
+    level: 'refuse',
+    check: 'server version',
+    subject: name,
+    reason: 'is older than PostgreSQL 14',
+    remedy: 'upgrade the server',
+  };
 }
 
 async function examineServerRole(context: ControlContext): Promise<readonly Finding[]> {
-  const { rows } = await context.database.query(`SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'`);
-  if (rows[0]?.[0] === true) return [{ level: 'refuse', check: 'server role', subject: 'server', reason: 'it is a standby', remedy: 'point DATABASE_URL at the primary' }];
-  if (rows[0]?.[1] === true) return [{ level: 'refuse', check: 'server role', subject: 'server', reason: 'transactions are read-only here', remedy: 'ALTER ROLE … RESET default_transaction_read_only' }];
+  const { rows } = await context.database.query(
+    `SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'`,
+  );
+  if (rows[0]?.[0] === true)
+    return [
+      {
+        level: 'refuse',
+        check: 'server role',
+        subject: 'server',
+        reason: 'it is a standby',
+        remedy: 'point DATABASE_URL at the primary',
+      },
+    ];
+  if (rows[0]?.[1] === true)
+    return [
+      {
+        level: 'refuse',
+        check: 'server role',
+        subject: 'server',
+        reason: 'transactions are read-only here',
+        remedy: 'ALTER ROLE … RESET default_transaction_read_only',
+      },
+    ];
   return [ok('server role', 'server', 'is a writable primary')];
 }
 
@@ -61,20 +94,50 @@ async function examinePooler(context: ControlContext): Promise<readonly Finding[
 async function examineParameterLogging(context: ControlContext): Promise<readonly Finding[]> {
   const { rows } = await context.database.query(`SELECT current_setting('log_parameter_max_length_on_error', true)`);
   const length = String(rows[0]?.[0] ?? '0');
-  if (length === '0') return [ok('server log', 'log_parameter_max_length_on_error', 'is 0: failed statements are logged without parameters')];
-  return [{ level: 'warn', check: 'server log', subject: 'log_parameter_max_length_on_error', reason: `is ${length}: a failed statement writes envelopes into the server log`, remedy: 'set it to 0' }];
+  if (length === '0')
+    return [
+      ok('server log', 'log_parameter_max_length_on_error', 'is 0: failed statements are logged without parameters'),
+    ];
+  return [
+    {
+      level: 'warn',
+      check: 'server log',
+      subject: 'log_parameter_max_length_on_error',
+      reason: `is ${length}: a failed statement writes envelopes into the server log`,
+      remedy: 'set it to 0',
+    },
+  ];
 }
 
 async function examineQueue(context: ControlContext): Promise<readonly Finding[]> {
   const { config } = context;
-  if (config.redisUrl === undefined || config.databaseDirectUrl === undefined) return [ok('queue', 'PostgreSQL', 'carries the queue; for many workers set REDIS_URL')];
+  if (config.redisUrl === undefined || config.databaseDirectUrl === undefined)
+    return [ok('queue', 'PostgreSQL', 'carries the queue; for many workers set REDIS_URL')];
   try {
-    const policy = await readEvictionPolicy(queueAddressOf({ redisUrl: config.redisUrl, databaseDirectUrl: config.databaseDirectUrl }, '00000000'));
+    const policy = await readEvictionPolicy(
+      queueAddressOf({ redisUrl: config.redisUrl, databaseDirectUrl: config.databaseDirectUrl }, '00000000'),
+    );
     if (policy === undefined || policy === 'noeviction') return [ok('queue', 'Redis', 'answers and evicts nothing')];
-    return [{ level: 'refuse', check: 'queue', subject: 'Redis', reason: `maxmemory-policy is ${policy}, so jobs may be evicted`, remedy: 'CONFIG SET maxmemory-policy noeviction' }];
+    return [
+      {
+        level: 'refuse',
+        check: 'queue',
+        subject: 'Redis',
+        reason: `maxmemory-policy is ${policy}, so jobs may be evicted`,
+        remedy: 'CONFIG SET maxmemory-policy noeviction',
+      },
+    ];
   } catch (error) {
     if (!isKeyturnError(error)) throw error;
-    return [{ level: 'refuse', check: 'queue', subject: 'Redis', reason: error.message, remedy: 'start it, or unset REDIS_URL to keep the queue in PostgreSQL' }];
+    return [
+      {
+        level: 'refuse',
+        check: 'queue',
+        subject: 'Redis',
+        reason: error.message,
+        remedy: 'start it, or unset REDIS_URL to keep the queue in PostgreSQL',
+      },
+    ];
   }
 }
 
@@ -92,26 +155,45 @@ async function examineSchema(context: ControlContext): Promise<readonly Finding[
 /** Registered targets as they are now, then what the file names and `init` has not registered yet. */
 async function examineTargets(context: ControlContext): Promise<readonly Finding[]> {
   const { config, database } = context;
-  const isInitialized = (await database.query(`SELECT to_regclass('keyturn.target') IS NOT NULL`)).rows[0]?.[0] === true && (await findClusterId(database)) !== undefined;
+  const isInitialized =
+    (await database.query(`SELECT to_regclass('keyturn.target') IS NOT NULL`)).rows[0]?.[0] === true &&
+    (await findClusterId(database)) !== undefined;
   const registered = isInitialized ? await listRegistered(database) : [];
   const findings: Finding[] = [];
   for (const target of registered) {
     const keyring = await getKeyringById(database, target.keyringId);
     const table = await findTable(database, { oid: target.tableOid });
-    findings.push(...orOk(targetTitle(table ?? target), table, await examineRegistered(database, target, keyring.algorithm)));
+    findings.push(
+      ...orOk(targetTitle(table ?? target), table, await examineRegistered(database, target, keyring.algorithm)),
+    );
   }
   for (const target of config.targets) {
     const algorithm = config.keyrings.find((keyring) => keyring.name === target.keyring)?.algorithm;
     const table = await findTable(database, target);
-    const known = registered.find((candidate) => candidate.tableOid === table?.oid || targetTitle(candidate) === targetTitle(target));
+    const known = registered.find(
+      (candidate) => candidate.tableOid === table?.oid || targetTitle(candidate) === targetTitle(target),
+    );
     const columns = target.columns.filter(({ name }) => !known?.columns.some((column) => column.name === name));
-    if (known === undefined) findings.push(...orOk(targetTitle(target), table, examineTarget(target, table, algorithm)));
-    else if (columns.length > 0) findings.push(...examineTarget(target, table, algorithm).filter((finding) => columns.some(({ name }) => finding.subject === `${targetTitle(target)}.${name}`)));
+    if (known === undefined)
+      findings.push(...orOk(targetTitle(target), table, examineTarget(target, table, algorithm)));
+    else if (columns.length > 0)
+      findings.push(
+        ...examineTarget(target, table, algorithm).filter((finding) =>
+          columns.some(({ name }) => finding.subject === `${targetTitle(target)}.${name}`),
+        ),
+      );
   }
   return findings;
 }
 
 function orOk(title: string, table: CatalogTable | undefined, findings: readonly Finding[]): readonly Finding[] {
   if (table === undefined || findings.some((finding) => finding.level === 'refuse')) return findings;
-  return [ok('target', title, `can be rotated: about ${table.estimatedRows} rows by the last ANALYZE, ${Math.ceil(table.totalBytes / 1_048_576)} MiB with its indexes`), ...findings];
+  return [
+    ok(
+      'target',
+      title,
+      `can be rotated: about ${table.estimatedRows} rows by the last ANALYZE, ${Math.ceil(table.totalBytes / 1_048_576)} MiB with its indexes`,
+    ),
+    ...findings,
+  ];
 }

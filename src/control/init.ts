@@ -11,8 +11,32 @@ import { targetTitle } from '../rotation/target.js';
 import { findTable, type CatalogTable } from '../store/catalog.js';
 import type { Queryable } from '../store/database.js';
 import { grantStatements, type GrantedTarget } from '../store/grants.js';
-import { activateKey, findClusterId, getClusterId, getKeyring, insertClusterIfAbsent, insertKeyring, insertRootRecord, listKeyringNames, listRootRecords, lockKeyring, updateKeyring } from '../store/keys.js';
-import { bindingsLost, insertColumn, insertTarget, keyOfTable, listRegistered, placeOf, renameColumn, renameTarget, type RegisteredColumn, type RegisteredTarget, type TargetPlace } from '../store/registry.js';
+import {
+  activateKey,
+  findClusterId,
+  getClusterId,
+  getKeyring,
+  insertClusterIfAbsent,
+  insertKeyring,
+  insertRootRecord,
+  listKeyringNames,
+  listRootRecords,
+  lockKeyring,
+  updateKeyring,
+} from '../store/keys.js';
+import {
+  bindingsLost,
+  insertColumn,
+  insertTarget,
+  keyOfTable,
+  listRegistered,
+  placeOf,
+  renameColumn,
+  renameTarget,
+  type RegisteredColumn,
+  type RegisteredTarget,
+  type TargetPlace,
+} from '../store/registry.js';
 import { migrate, requireSchema, schemaStatements } from '../store/schema.js';
 import type { ControlContext } from './context.js';
 import { insertNewKey, proveReadable } from './keys.js';
@@ -20,7 +44,11 @@ import { insertNewKey, proveReadable } from './keys.js';
 export interface InitReport {
   readonly migrations: readonly string[];
   readonly keyrings: readonly { name: string; activeKeyId: number; isNew: boolean }[];
-  readonly targets: readonly { name: string; columns: readonly string[]; change: 'registered' | 'extended' | 'renamed' | 'unchanged' }[];
+  readonly targets: readonly {
+    name: string;
+    columns: readonly string[];
+    change: 'registered' | 'extended' | 'renamed' | 'unchanged';
+  }[];
   readonly warnings: readonly Finding[];
   readonly grants: readonly string[];
 }
@@ -29,14 +57,19 @@ export interface InitReport {
 export async function init(context: ControlContext): Promise<InitReport> {
   const { config, database } = context;
   const url = config.databaseUrl;
-  if (url === undefined) throw new KeyturnError('CONFIG_INVALID', 'DATABASE_URL is not set; point it at the database that holds the encrypted columns');
+  if (url === undefined)
+    throw new KeyturnError(
+      'CONFIG_INVALID',
+      'DATABASE_URL is not set; point it at the database that holds the encrypted columns',
+    );
   const rootsByKeyring = await openAndCheckRoots(context);
   context.onProgress('migrating the control schema');
   const migrations = await migrate(url);
   await migrateQueueSchema(config.databaseDirectUrl ?? url);
   await requireSchema(database);
   const keyrings = [];
-  for (const keyring of config.keyrings) keyrings.push(await ensureKeyring(context, keyring.name, rootsByKeyring(keyring.name)));
+  for (const keyring of config.keyrings)
+    keyrings.push(await ensureKeyring(context, keyring.name, rootsByKeyring(keyring.name)));
   const registered = await registerTargets(context);
   const grants = grantStatements(config.roles, grantedTargets(config.targets), true);
   for (const statement of grants) await database.query(statement);
@@ -45,19 +78,29 @@ export async function init(context: ControlContext): Promise<InitReport> {
 
 /** All DDL and grants for an empty database, for people who run it themselves; connects to nothing. */
 export async function printSql(context: Pick<ControlContext, 'config'>): Promise<string> {
-  const statements = [...schemaStatements(), ...(await queueSchemaStatements()), ...grantStatements(context.config.roles, grantedTargets(context.config.targets), true)];
+  const statements = [
+    ...schemaStatements(),
+    ...(await queueSchemaStatements()),
+    ...grantStatements(context.config.roles, grantedTargets(context.config.targets), true),
+  ];
   return `${statements.map((statement) => `${statement};`).join('\n\n')}\n`;
 }
 
 function grantedTargets(targets: readonly TargetConfig[]): readonly GrantedTarget[] {
-  return targets.map((target) => ({ schema: target.schema, table: target.table, columns: [...new Set(target.columns.map((column) => column.column))] }));
+  return targets.map((target) => ({
+    schema: target.schema,
+    table: target.table,
+    columns: [...new Set(target.columns.map((column) => column.column))],
+  }));
 }
 
 /**
  * Opens the root keys and, on a database that has keys already, checks that they are the right ones. On a new database
  * the cluster id that the fingerprints depend on is chosen here and stored by the first transaction.
  */
-async function openAndCheckRoots(context: ControlContext): Promise<(keyring: string) => { cluster: string; roots: readonly RootKey[] }> {
+async function openAndCheckRoots(
+  context: ControlContext,
+): Promise<(keyring: string) => { cluster: string; roots: readonly RootKey[] }> {
   const { config, database } = context;
   const existing = await findClusterIfInitialized(database);
   const cluster = existing ?? randomUUID();
@@ -79,22 +122,38 @@ async function findClusterIfInitialized(database: Queryable): Promise<string | u
 }
 
 /** The first keys of a keyring come into being here, under a lock: two inits at once end with one active key. */
-async function ensureKeyring(context: ControlContext, name: string, given: { cluster: string; roots: readonly RootKey[] }): Promise<InitReport['keyrings'][number]> {
+async function ensureKeyring(
+  context: ControlContext,
+  name: string,
+  given: { cluster: string; roots: readonly RootKey[] },
+): Promise<InitReport['keyrings'][number]> {
   const { database, config } = context;
   const settings = config.keyrings.find((keyring) => keyring.name === name);
-  if (settings === undefined) throw new KeyturnError('KEYRING_NOT_FOUND', `keyring "${name}" is not in ${config.source}`);
+  if (settings === undefined)
+    throw new KeyturnError('KEYRING_NOT_FOUND', `keyring "${name}" is not in ${config.source}`);
   const isNew = await database.transaction(async (client) => {
     await client.query('LOCK TABLE keyturn.cluster IN SHARE ROW EXCLUSIVE MODE');
     await insertClusterIfAbsent(client, given.cluster);
-    if ((await getClusterId(client)) !== given.cluster) throw new KeyturnError('KEY_STATE_REFUSED', 'another init created this cluster a moment ago; run keyturn init again');
-    if (!(await listKeyringNames(client)).includes(name)) await insertKeyring(client, randomUUID(), { name, algorithm: settings.algorithm, rootUris: settings.roots });
+    if ((await getClusterId(client)) !== given.cluster)
+      throw new KeyturnError(
+        'KEY_STATE_REFUSED',
+        'another init created this cluster a moment ago; run keyturn init again',
+      );
+    if (!(await listKeyringNames(client)).includes(name))
+      await insertKeyring(client, randomUUID(), { name, algorithm: settings.algorithm, rootUris: settings.roots });
     else await updateKeyring(client, { name, algorithm: settings.algorithm, rootUris: settings.roots });
     const keyring = await lockKeyring(client, name);
     if (keyring.keys.length > 0) return false;
     const known = await listRootRecords(client);
     const [preferred] = given.roots;
-    if (preferred !== undefined && matchRoots([preferred], known).size === 0) await insertRootRecord(client, preferred.fingerprint, (rootId) => preferred.createToken(rootId));
-    await insertNewKey(client, keyring, matchRoots(given.roots, await listRootRecords(client)), 'first key of the keyring');
+    if (preferred !== undefined && matchRoots([preferred], known).size === 0)
+      await insertRootRecord(client, preferred.fingerprint, (rootId) => preferred.createToken(rootId));
+    await insertNewKey(
+      client,
+      keyring,
+      matchRoots(given.roots, await listRootRecords(client)),
+      'first key of the keyring',
+    );
     return true;
   });
   const keyring = await getKeyring(database, name);
@@ -105,7 +164,8 @@ async function ensureKeyring(context: ControlContext, name: string, given: { clu
     await proveReadable(context, keyring, staged, roots);
     await database.transaction(async (client) => {
       const locked = await lockKeyring(client, name);
-      if (!locked.keys.some((key) => key.state === 'active')) await activateKey(client, locked, staged, 'first key of the keyring');
+      if (!locked.keys.some((key) => key.state === 'active'))
+        await activateKey(client, locked, staged, 'first key of the keyring');
     });
   }
   const after = await getKeyring(database, name);
@@ -129,9 +189,13 @@ async function registerTargets(context: ControlContext): Promise<RegistryReport>
     if (table !== undefined) examined.push({ target, table });
   }
   if (refusals.length > 0) {
-    throw new KeyturnError('PREFLIGHT_REFUSED', `${refusals.length} ${refusals.length === 1 ? 'reason' : 'reasons'} not to register: ${refusals.map((finding) => `${finding.subject}: ${finding.reason}; ${finding.remedy}`).join(' | ')}`, {
-      subjects: refusals.map((finding) => finding.subject),
-    });
+    throw new KeyturnError(
+      'PREFLIGHT_REFUSED',
+      `${refusals.length} ${refusals.length === 1 ? 'reason' : 'reasons'} not to register: ${refusals.map((finding) => `${finding.subject}: ${finding.reason}; ${finding.remedy}`).join(' | ')}`,
+      {
+        subjects: refusals.map((finding) => finding.subject),
+      },
+    );
   }
   const targets = await database.transaction(async (client) => {
     await client.query('LOCK TABLE keyturn.target IN SHARE ROW EXCLUSIVE MODE');
@@ -139,11 +203,34 @@ async function registerTargets(context: ControlContext): Promise<RegistryReport>
     for (const { target, table } of examined) results.push(await registerTarget(client, target, table));
     return results;
   });
-  return { targets, warnings };
+  return { targets, warnings: [...warnings, ...leftOut(config, await listRegistered(database))] };
+}
+
+/** What is registered and no longer in the file stays registered: its envelopes are there, and runs go on covering them. */
+function leftOut(config: ControlContext['config'], registered: readonly RegisteredTarget[]): readonly Finding[] {
+  return config.targets.flatMap((target) => {
+    const title = targetTitle(target);
+    const columns = registered.find((candidate) => targetTitle(candidate) === title)?.columns ?? [];
+    return columns
+      .filter(({ name }) => !target.columns.some((column) => column.name === name))
+      .map(
+        ({ name }): Finding => ({
+          level: 'warn',
+          check: 'registry',
+          subject: `${title}.${name}`,
+          reason: `it is registered and not in ${config.source} any more; runs go on covering it`,
+          remedy: 'list it again',
+        }),
+      );
+  });
 }
 
 /** By name; else by oid (the table was renamed); else new. */
-async function registerTarget(client: Queryable, target: TargetConfig, table: CatalogTable): Promise<RegistryReport['targets'][number]> {
+async function registerTarget(
+  client: Queryable,
+  target: TargetConfig,
+  table: CatalogTable,
+): Promise<RegistryReport['targets'][number]> {
   const registry = await listRegistered(client);
   const keyringId = (await getKeyring(client, target.keyring)).id;
   const byName = registry.find((candidate) => candidate.schema === target.schema && candidate.table === target.table);
@@ -158,14 +245,27 @@ async function registerTarget(client: Queryable, target: TargetConfig, table: Ca
     return { name, columns: columns.map((column) => column.name), change: 'registered' };
   }
   if (found.tableOid !== table.oid) await refuseSecondTable(client, name, found);
-  const lost = [...(found.keyringId === keyringId ? [] : ['its keyring']), ...bindingsLost(found, table, target.scopeColumn)];
+  const lost = [
+    ...(found.keyringId === keyringId ? [] : ['its keyring']),
+    ...bindingsLost(found, table, target.scopeColumn),
+  ];
   if (lost.length > 0) {
-    throw new KeyturnError('TARGET_INVALID', `target ${name} is registered and ${lost.join(' and ')} cannot change, because every envelope is bound to it; change it back`, { target: name });
+    throw new KeyturnError(
+      'TARGET_INVALID',
+      `target ${name} is registered and ${lost.join(' and ')} cannot change, because every envelope is bound to it; change it back`,
+      { target: name },
+    );
   }
-  const isMoved = Object.entries(place).some(([part, value]) => JSON.stringify(value) !== JSON.stringify(found[part as keyof TargetPlace]));
+  const isMoved = Object.entries(place).some(
+    ([part, value]) => JSON.stringify(value) !== JSON.stringify(found[part as keyof TargetPlace]),
+  );
   if (isMoved) await renameTarget(client, found, place);
   const extended = await registerColumns(client, found, target, table);
-  return { name, columns: target.columns.map((column) => column.name), change: isMoved ? 'renamed' : extended ? 'extended' : 'unchanged' };
+  return {
+    name,
+    columns: target.columns.map((column) => column.name),
+    change: isMoved ? 'renamed' : extended ? 'extended' : 'unchanged',
+  };
 }
 
 /** A table of the registered name while the registered table lives on under another: only a person knows where the rows are. */
@@ -179,11 +279,20 @@ async function refuseSecondTable(client: Queryable, name: string, found: Registe
   );
 }
 
-async function registerColumns(client: Queryable, found: RegisteredTarget, target: TargetConfig, table: CatalogTable): Promise<boolean> {
+async function registerColumns(
+  client: Queryable,
+  found: RegisteredTarget,
+  target: TargetConfig,
+  table: CatalogTable,
+): Promise<boolean> {
   let isChanged = false;
   for (const column of target.columns) {
     const wanted = registeredColumn(table, column);
-    const known = found.columns.find((candidate) => candidate.name === column.name) ?? found.columns.find((candidate) => sameAddress(candidate, wanted) && !target.columns.some((other) => other.name === candidate.name));
+    const known =
+      found.columns.find((candidate) => candidate.name === column.name) ??
+      found.columns.find(
+        (candidate) => sameAddress(candidate, wanted) && !target.columns.some((other) => other.name === candidate.name),
+      );
     if (known === undefined) {
       await insertColumn(client, found, wanted);
       isChanged = true;
@@ -191,7 +300,11 @@ async function registerColumns(client: Queryable, found: RegisteredTarget, targe
     }
     refuseOtherColumn(found, known, wanted, table);
     if (known.bind !== wanted.bind || known.format !== wanted.format) {
-      throw new KeyturnError('TARGET_INVALID', `column ${targetTitle(target)}.${column.name} is registered with format ${known.format}, bind ${known.bind}; its envelopes depend on both, so they cannot become ${wanted.format}, ${wanted.bind}`, { column: column.name });
+      throw new KeyturnError(
+        'TARGET_INVALID',
+        `column ${targetTitle(target)}.${column.name} is registered with format ${known.format}, bind ${known.bind}; its envelopes depend on both, so they cannot become ${wanted.format}, ${wanted.bind}`,
+        { column: column.name },
+      );
     }
     if (known.name !== wanted.name || !sameAddress(known, wanted) || known.columnName !== wanted.columnName) {
       await renameColumn(client, found, known, wanted);
@@ -202,12 +315,24 @@ async function registerColumns(client: Queryable, found: RegisteredTarget, targe
 }
 
 /** The same name for other values: a path that changed, or a new column while the registered one lives on renamed. */
-function refuseOtherColumn(found: RegisteredTarget, known: RegisteredColumn, wanted: RegisteredColumn, table: CatalogTable): void {
+function refuseOtherColumn(
+  found: RegisteredTarget,
+  known: RegisteredColumn,
+  wanted: RegisteredColumn,
+  table: CatalogTable,
+): void {
   const title = `${targetTitle(table)}.${known.name}`;
   if (JSON.stringify(known.path) !== JSON.stringify(wanted.path)) {
-    throw new KeyturnError('TARGET_INVALID', `column ${title} is registered with another path, under which its envelopes lie; give the new path a name of its own`, { column: known.name });
+    throw new KeyturnError(
+      'TARGET_INVALID',
+      `column ${title} is registered with another path, under which its envelopes lie; give the new path a name of its own`,
+      { column: known.name },
+    );
   }
-  const renamed = found.tableOid === table.oid && known.attribute !== wanted.attribute ? table.columns.find((column) => column.attribute === known.attribute) : undefined;
+  const renamed =
+    found.tableOid === table.oid && known.attribute !== wanted.attribute
+      ? table.columns.find((column) => column.attribute === known.attribute)
+      : undefined;
   if (renamed === undefined) return;
   throw new KeyturnError(
     'TARGET_INVALID',
@@ -221,7 +346,15 @@ function sameAddress(a: RegisteredColumn, b: RegisteredColumn): boolean {
 }
 
 function registeredColumn(table: CatalogTable, column: ColumnConfig): RegisteredColumn {
-  return { id: randomUUID(), name: column.name, attribute: attributeOf(table, column.column) ?? 0, columnName: column.column, path: column.path, format: column.format, bind: column.bind };
+  return {
+    id: randomUUID(),
+    name: column.name,
+    attribute: attributeOf(table, column.column) ?? 0,
+    columnName: column.column,
+    path: column.path,
+    format: column.format,
+    bind: column.bind,
+  };
 }
 
 function attributeOf(table: CatalogTable, name: string | undefined): number | undefined {

@@ -10,7 +10,19 @@ import { keyTitle } from '../keys/keyring.js';
 import type { StoredKey, StoredKeyring, StoredWrap } from '../keys/key-store.js';
 import { matchRoots, openKeyringOrRefuse, type HeldRoots } from '../keys/open-keyring.js';
 import type { Queryable } from '../store/database.js';
-import { activateKey, getClusterId, getKeyring, insertStagedKey, listKeyringNames, listRootRecords, listRootUris, lockKeyring, nextKeyId, restoreKey, retireKey } from '../store/keys.js';
+import {
+  activateKey,
+  getClusterId,
+  getKeyring,
+  insertStagedKey,
+  listKeyringNames,
+  listRootRecords,
+  listRootUris,
+  lockKeyring,
+  nextKeyId,
+  restoreKey,
+  retireKey,
+} from '../store/keys.js';
 import { listTargets } from '../store/registry.js';
 import type { ControlContext } from './context.js';
 
@@ -20,7 +32,8 @@ export async function chooseKeyring(database: Queryable, name: string | undefine
   const names = await listKeyringNames(database);
   const [only, ...others] = names;
   if (only === undefined) throw new KeyturnError('NOT_INITIALIZED', 'there is no keyring yet; run: keyturn init');
-  if (others.length > 0) throw new KeyturnError('USAGE', `there are several keyrings (${names.join(', ')}); say which with --keyring`);
+  if (others.length > 0)
+    throw new KeyturnError('USAGE', `there are several keyrings (${names.join(', ')}); say which with --keyring`);
   return getKeyring(database, only);
 }
 
@@ -29,9 +42,15 @@ export function findKey(keyring: StoredKeyring, name: string): StoredKey {
   const id = /^(?:.*\(id (\d+)\)|(\d+))$/.exec(name.trim());
   const version = /^v(\d+)$/.exec(name.trim());
   const wantedId = Number(id?.[1] ?? id?.[2]);
-  const found = keyring.keys.find((key) => (version === null ? key.id === wantedId : key.version === Number(version[1])));
+  const found = keyring.keys.find((key) =>
+    version === null ? key.id === wantedId : key.version === Number(version[1]),
+  );
   if (found !== undefined) return found;
-  throw new KeyturnError('KEY_NOT_FOUND', `keyring ${keyring.name} has no key "${name}"; expected an id (17) or a version (v3); see: keyturn key list`, { keyring: keyring.name });
+  throw new KeyturnError(
+    'KEY_NOT_FOUND',
+    `keyring ${keyring.name} has no key "${name}"; expected an id (17) or a version (v3); see: keyturn key list`,
+    { keyring: keyring.name },
+  );
 }
 
 export interface KeyringListing {
@@ -56,12 +75,20 @@ export interface KeyListing {
   readonly wraps: number;
 }
 
-export async function listKeys(context: ControlContext, keyring: string | undefined): Promise<readonly KeyringListing[]> {
+export async function listKeys(
+  context: ControlContext,
+  keyring: string | undefined,
+): Promise<readonly KeyringListing[]> {
   const names = keyring === undefined ? await listKeyringNames(context.database) : [keyring];
   const listings: KeyringListing[] = [];
   for (const name of names) {
     const stored = await getKeyring(context.database, name);
-    listings.push({ keyring: name, generation: stored.generation, algorithm: stored.algorithm, keys: stored.keys.map((key) => listingOf(stored, key)) });
+    listings.push({
+      keyring: name,
+      generation: stored.generation,
+      algorithm: stored.algorithm,
+      keys: stored.keys.map((key) => listingOf(stored, key)),
+    });
   }
   return listings;
 }
@@ -95,7 +122,11 @@ export async function openRootsOf(context: ControlContext, keyring: StoredKeyrin
  * Makes a data key and stages it: persisted, committed, read back on another connection, unwrapped and compared. A staged
  * key decrypts and never encrypts. When one is staged already, that one is returned: there is never a second.
  */
-export async function stageKey(context: ControlContext, keyringName: string | undefined, reason: string | undefined): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
+export async function stageKey(
+  context: ControlContext,
+  keyringName: string | undefined,
+  reason: string | undefined,
+): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
   const before = await chooseKeyring(context.database, keyringName);
   const roots = await openRootsOf(context, before);
   const inserted = await context.database.transaction(async (client) => {
@@ -106,15 +137,35 @@ export async function stageKey(context: ControlContext, keyringName: string | un
   });
   const after = await getKeyring(context.database, before.name);
   const staged = after.keys.find((key) => key.state === 'staged');
-  if (staged === undefined) throw new KeyturnError('KEY_STATE_REFUSED', `the staged key of ${before.name} was activated or discarded by another command meanwhile; see: keyturn key list`);
+  if (staged === undefined)
+    throw new KeyturnError(
+      'KEY_STATE_REFUSED',
+      `the staged key of ${before.name} was activated or discarded by another command meanwhile; see: keyturn key list`,
+    );
   await proveReadable(context, after, staged, roots);
   return { keyring: after.name, key: listingOf(after, staged), isNew: inserted };
 }
 
 /** Under the locked keyring: random material, wrapped under every root this process holds, inserted as staged. */
-export async function insertNewKey(client: Queryable, keyring: StoredKeyring, roots: HeldRoots, reason: string | undefined): Promise<void> {
-  if (roots.size === 0) throw new KeyturnError('ROOT_KEY_UNAVAILABLE', `no root key of keyring ${keyring.name} is held, so a new data key could not be wrapped`, { keyring: keyring.name });
-  const identity: DataKeyIdentity = { id: await nextKeyId(client), algorithm: keyring.algorithm, purpose: 1, cluster: keyring.cluster, scope: keyring.id };
+export async function insertNewKey(
+  client: Queryable,
+  keyring: StoredKeyring,
+  roots: HeldRoots,
+  reason: string | undefined,
+): Promise<void> {
+  if (roots.size === 0)
+    throw new KeyturnError(
+      'ROOT_KEY_UNAVAILABLE',
+      `no root key of keyring ${keyring.name} is held, so a new data key could not be wrapped`,
+      { keyring: keyring.name },
+    );
+  const identity: DataKeyIdentity = {
+    id: await nextKeyId(client),
+    algorithm: keyring.algorithm,
+    purpose: 1,
+    cluster: keyring.cluster,
+    scope: keyring.id,
+  };
   const key = createValueKey(identity, generateDataKey());
   const wraps: StoredWrap[] = [];
   for (const [rootId, root] of roots) wraps.push({ rootId, blob: await root.wrap(rootId, identity, key.material) });
@@ -122,8 +173,19 @@ export async function insertNewKey(client: Queryable, keyring: StoredKeyring, ro
 }
 
 /** A key is used only after its row was read back, unwrapped and compared (the unwrap compares the commitment). */
-export async function proveReadable(context: ControlContext, keyring: StoredKeyring, key: StoredKey, roots: HeldRoots): Promise<void> {
-  const identity: DataKeyIdentity = { id: Number(key.id), algorithm: key.algorithm, purpose: 1, cluster: await getClusterId(context.database), scope: keyring.id };
+export async function proveReadable(
+  context: ControlContext,
+  keyring: StoredKeyring,
+  key: StoredKey,
+  roots: HeldRoots,
+): Promise<void> {
+  const identity: DataKeyIdentity = {
+    id: Number(key.id),
+    algorithm: key.algorithm,
+    purpose: 1,
+    cluster: await getClusterId(context.database),
+    scope: keyring.id,
+  };
   for (const wrap of key.wraps) {
     await roots.get(wrap.rootId)?.unwrap(wrap.rootId, identity, key.commitment, wrap.blob);
   }
@@ -135,14 +197,30 @@ const defaultPatienceMs = 60_000;
  * Makes a staged key, or an earlier one, the active key: only after every live member holds it and reads its algorithm
  * and formats. Then waits until they all write with it. Throws MEMBER_BEHIND naming the laggards.
  */
-export async function activate(context: ControlContext, keyringName: string | undefined, keyName: string | undefined, reason: string | undefined): Promise<{ keyring: string; key: KeyListing }> {
+export async function activate(
+  context: ControlContext,
+  keyringName: string | undefined,
+  keyName: string | undefined,
+  reason: string | undefined,
+): Promise<{ keyring: string; key: KeyListing }> {
   const keyring = await chooseKeyring(context.database, keyringName);
-  const key = keyName === undefined ? keyring.keys.find((candidate) => candidate.state === 'staged') : findKey(keyring, keyName);
-  if (key === undefined) throw new KeyturnError('KEY_STATE_REFUSED', `keyring ${keyring.name} has no staged key; stage one with: keyturn key stage`, { keyring: keyring.name });
+  const key =
+    keyName === undefined ? keyring.keys.find((candidate) => candidate.state === 'staged') : findKey(keyring, keyName);
+  if (key === undefined)
+    throw new KeyturnError(
+      'KEY_STATE_REFUSED',
+      `keyring ${keyring.name} has no staged key; stage one with: keyturn key stage`,
+      { keyring: keyring.name },
+    );
   const roots = await openRootsOf(context, keyring);
   await proveReadable(context, keyring, key, roots);
   if (key.state !== 'active') {
-    await converge(context, keyring, { holdsKeyId: Number(key.id), algorithm: key.algorithm, formats: await formatsOf(context, keyring) }, `can decrypt with ${keyTitle(keyring.name, key)}`);
+    await converge(
+      context,
+      keyring,
+      { holdsKeyId: Number(key.id), algorithm: key.algorithm, formats: await formatsOf(context, keyring) },
+      `can decrypt with ${keyTitle(keyring.name, key)}`,
+    );
     await context.database.transaction(async (client) => {
       const locked = await lockKeyring(client, keyring.name);
       await activateKey(client, locked, locked.keys.find((candidate) => candidate.id === key.id) ?? key, reason);
@@ -154,15 +232,26 @@ export async function activate(context: ControlContext, keyringName: string | un
 }
 
 async function formatsOf(context: ControlContext, keyring: StoredKeyring): Promise<readonly string[]> {
-  const targets = (await listTargets(context.database)).filter((target) => target.keyringId === keyring.id);
+  const targets = await listTargets(context.database, keyring.id);
   return [...new Set(targets.flatMap((target) => target.columns.map((column) => column.format)))];
 }
 
-async function converge(context: ControlContext, keyring: StoredKeyring, need: { holdsKeyId?: number; writesWithKeyId?: number; algorithm?: string; formats?: readonly string[] }, goal: string): Promise<void> {
+async function converge(
+  context: ControlContext,
+  keyring: StoredKeyring,
+  need: { holdsKeyId?: number; writesWithKeyId?: number; algorithm?: string; formats?: readonly string[] },
+  goal: string,
+): Promise<void> {
   const laggards = await waitForMembers(
     context.database,
     { keyringId: keyring.id, ...need, expectedMembers: context.config.expectMembers },
-    { deadlineMs: context.patienceMs ?? defaultPatienceMs, onWait: (waiting) => context.onProgress(`waiting until every live member ${goal}: ${waiting.map(({ member, why }) => `${member} ${why}`).join('; ')}`) },
+    {
+      deadlineMs: context.patienceMs ?? defaultPatienceMs,
+      onWait: (waiting) =>
+        context.onProgress(
+          `waiting until every live member ${goal}: ${waiting.map(({ member, why }) => `${member} ${why}`).join('; ')}`,
+        ),
+    },
   );
   if (laggards.length === 0) return;
   throw new KeyturnError(
@@ -180,11 +269,19 @@ export interface RotateOptions {
 }
 
 /** Stage and activate. A staged key left by an earlier attempt is the one that is activated. */
-export async function rotateKey(context: ControlContext, options: RotateOptions): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
+export async function rotateKey(
+  context: ControlContext,
+  options: RotateOptions,
+): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
   const keyring = await chooseKeyring(context.database, options.keyring);
   const active = keyring.keys.find((key) => key.state === 'active');
   if (active !== undefined && !(await isRotationDue(context, keyring, options.ifOlderThanMs))) {
-    await converge(context, keyring, { writesWithKeyId: Number(active.id) }, `writes with ${keyTitle(keyring.name, active)}`);
+    await converge(
+      context,
+      keyring,
+      { writesWithKeyId: Number(active.id) },
+      `writes with ${keyTitle(keyring.name, active)}`,
+    );
     return { keyring: keyring.name, key: listingOf(keyring, active), isNew: false };
   }
   const staged = await stageKey(context, keyring.name, options.reason);
@@ -193,7 +290,11 @@ export async function rotateKey(context: ControlContext, options: RotateOptions)
 }
 
 /** Whether `rotateKey` would make or activate a key now, rather than leave a young active key alone. */
-export async function isRotationDue(context: ControlContext, keyring: StoredKeyring, ifOlderThanMs: number | undefined): Promise<boolean> {
+export async function isRotationDue(
+  context: ControlContext,
+  keyring: StoredKeyring,
+  ifOlderThanMs: number | undefined,
+): Promise<boolean> {
   const active = keyring.keys.find((key) => key.state === 'active');
   const isStaged = keyring.keys.some((key) => key.state === 'staged');
   return active === undefined || isStaged || ifOlderThanMs === undefined || isOlderThan(context, active, ifOlderThanMs);
@@ -201,29 +302,54 @@ export async function isRotationDue(context: ControlContext, keyring: StoredKeyr
 
 /** Age since activation, by the database clock. */
 async function isOlderThan(context: ControlContext, key: StoredKey, ageMs: number): Promise<boolean> {
-  const { rows } = await context.database.query('SELECT activated_at < clock_timestamp() - make_interval(secs => $2) FROM keyturn.data_key WHERE id = $1', [key.id, ageMs / 1_000]);
+  const { rows } = await context.database.query(
+    'SELECT activated_at < clock_timestamp() - make_interval(secs => $2) FROM keyturn.data_key WHERE id = $1',
+    [key.id, ageMs / 1_000],
+  );
   return rows[0]?.[0] === true;
 }
 
 /** Proves that nothing names the key, then refuses to load it any more. Throws KEY_IN_USE, MEMBER_BEHIND. */
-export async function retire(context: ControlContext, keyringName: string | undefined, keyName: string, reason: string | undefined): Promise<{ keyring: string; key: KeyListing; proof: RetirementProof }> {
+export async function retire(
+  context: ControlContext,
+  keyringName: string | undefined,
+  keyName: string,
+  reason: string | undefined,
+): Promise<{ keyring: string; key: KeyListing; proof: RetirementProof }> {
   const keyring = await chooseKeyring(context.database, keyringName);
   const key = findKey(keyring, keyName);
   if (key.state !== 'decrypt_only') {
     const why = key.state === 'active' ? 'it is the active key; rotate first' : `it is ${key.state}`;
-    throw new KeyturnError('KEY_STATE_REFUSED', `${keyTitle(keyring.name, key)} cannot retire: ${why}`, { keyId: String(key.id), state: key.state });
+    throw new KeyturnError('KEY_STATE_REFUSED', `${keyTitle(keyring.name, key)} cannot retire: ${why}`, {
+      keyId: String(key.id),
+      state: key.state,
+    });
   }
-  const proof = await proveUnused(context.database, keyring, key, { onProgress: context.onProgress, olderTransactionsMs: context.patienceMs ?? defaultPatienceMs });
+  const proof = await proveUnused(context.database, keyring, key, {
+    onProgress: context.onProgress,
+    olderTransactionsMs: context.patienceMs ?? defaultPatienceMs,
+  });
   await context.database.transaction(async (client) => {
     const locked = await lockKeyring(client, keyring.name);
-    await retireKey(client, locked, findKey(locked, String(key.id)), { provisional: true, snapshot: proof.snapshot, scannedAt: new Date(proof.scannedAt), evidence: proof }, reason);
+    await retireKey(
+      client,
+      locked,
+      findKey(locked, String(key.id)),
+      { provisional: true, snapshot: proof.snapshot, scannedAt: new Date(proof.scannedAt), evidence: proof },
+      reason,
+    );
   });
   const after = await getKeyring(context.database, keyring.name);
   return { keyring: keyring.name, key: listingOf(after, findKey(after, String(key.id))), proof };
 }
 
 /** Undoes a retirement: the key decrypts again. */
-export async function restore(context: ControlContext, keyringName: string | undefined, keyName: string, reason: string | undefined): Promise<{ keyring: string; key: KeyListing }> {
+export async function restore(
+  context: ControlContext,
+  keyringName: string | undefined,
+  keyName: string,
+  reason: string | undefined,
+): Promise<{ keyring: string; key: KeyListing }> {
   const keyring = await chooseKeyring(context.database, keyringName);
   const key = findKey(keyring, keyName);
   await context.database.transaction(async (client) => {

@@ -10,14 +10,22 @@ import { isFinished, isWorking, mayMoveRun, type RunKind, type RunState } from '
 import { settledCells } from '../rotation/outcome.js';
 import { targetTitle, type Target } from '../rotation/target.js';
 import { findTable } from '../store/catalog.js';
-import type { Queryable } from '../store/database.js';
+import { sqlstateOf, type Queryable } from '../store/database.js';
 import { hasLeader } from '../store/leadership.js';
 import { countBatches } from '../store/batches.js';
 import { getKeyring } from '../store/keys.js';
 import { listMembers } from '../store/members.js';
 import { listFailures } from '../store/quarantine.js';
 import { listRegistered, listTargets, type RegisteredTarget } from '../store/registry.js';
-import { findRunToward, getRun, insertRun, listRuns as listRunRows, moveRunIfState, sumRun, type Run } from '../store/runs.js';
+import {
+  findRunToward,
+  getRun,
+  insertRun,
+  listRuns as listRunRows,
+  moveRunIfState,
+  sumRun,
+  type Run,
+} from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { chooseKeyring } from './keys.js';
 
@@ -56,7 +64,12 @@ export interface RunReport {
   /** What the last scan of the run found not naming the target key. */
   readonly fields_stale: number;
   readonly failures: readonly { target: string; field: string; cause: string; key_id: number | null; cells: number }[];
-  readonly batches: { readonly pending: number; readonly dispatched: number; readonly running: number; readonly done: number };
+  readonly batches: {
+    readonly pending: number;
+    readonly dispatched: number;
+    readonly running: number;
+    readonly done: number;
+  };
   readonly slices: number;
   readonly round: number;
   readonly held_back_by: string | null;
@@ -77,19 +90,64 @@ export async function orderRun(context: ControlContext, request: RunRequest): Pr
   const { database } = context;
   const keyring = await chooseKeyring(database, request.keyring);
   const active = keyring.keys.find((key) => key.state === 'active');
-  if (active === undefined) throw new KeyturnError('KEY_STATE_REFUSED', `keyring ${keyring.name} has no active key; run: keyturn key activate`, { keyring: keyring.name });
+  if (active === undefined)
+    throw new KeyturnError(
+      'KEY_STATE_REFUSED',
+      `keyring ${keyring.name} has no active key; run: keyturn key activate`,
+      { keyring: keyring.name },
+    );
   const target = request.target === undefined ? undefined : await findTarget(context, request.target);
   if (target !== undefined && target.keyringId !== keyring.id) {
-    throw new KeyturnError('TARGET_INVALID', `target ${request.target} belongs to keyring ${target.keyringName}, not ${keyring.name}`, { target: request.target });
+    throw new KeyturnError(
+      'TARGET_INVALID',
+      `target ${request.target} belongs to keyring ${target.keyringName}, not ${keyring.name}`,
+      { target: request.target },
+    );
   }
-  const order = { kind: request.kind, keyringId: keyring.id, targetKeyId: Number(active.id), generation: keyring.generation, targetId: target?.id, scope: request.scope, deep: request.deep, reason: request.reason };
+  const order = {
+    kind: request.kind,
+    keyringId: keyring.id,
+    targetKeyId: Number(active.id),
+    generation: keyring.generation,
+    targetId: target?.id,
+    scope: request.scope,
+    deep: request.deep,
+    reason: request.reason,
+  };
   await refuseUnhandled(context, keyring, order);
-  if ((await targetsOfRun(database, order)).length === 0) {
+  const targets = await targetsOfRun(database, order);
+  await refuseImpossibleScope(database, targets, request.scope);
+  if (targets.length === 0) {
     const why = request.scope === undefined ? 'no target is registered for it' : 'no target of it has a scope column';
-    throw new KeyturnError('TARGET_NOT_FOUND', `there is nothing to do for keyring ${keyring.name}: ${why}; see: keyturn target list`, { keyring: keyring.name });
+    throw new KeyturnError(
+      'TARGET_NOT_FOUND',
+      `there is nothing to do for keyring ${keyring.name}: ${why}; see: keyturn target list`,
+      { keyring: keyring.name },
+    );
   }
   const id = await database.transaction((client) => insertRun(client, order));
   return getRun(database, id);
+}
+
+/** A tenant that a column's type cannot hold would fail the run's every step. The tenant itself may be personal: not named. */
+async function refuseImpossibleScope(
+  database: Queryable,
+  targets: readonly Target[],
+  scope: string | undefined,
+): Promise<void> {
+  for (const target of targets) {
+    if (scope === undefined || target.scope === undefined) continue;
+    try {
+      await database.query(`SELECT $1::text::${target.scope.type}`, [scope]);
+    } catch (error) {
+      if (sqlstateOf(error)?.startsWith('22') !== true) throw error;
+      throw new KeyturnError(
+        'TARGET_INVALID',
+        `tenant column ${targetTitle(target)}.${target.scope.name} is ${target.scope.type} and cannot hold the given tenant; say which tables are meant with --target`,
+        { target: targetTitle(target) },
+      );
+    }
+  }
 }
 
 /** A target by `schema.table` or `table`. */
@@ -98,24 +156,57 @@ export async function findTarget(context: ControlContext, name: string): Promise
   const wanted = name.includes('.') ? name : `public.${name}`;
   const found = targets.find((target) => targetTitle(target) === wanted);
   if (found !== undefined) return found;
-  throw new KeyturnError('TARGET_NOT_FOUND', `there is no target "${name}"; known: ${targets.map(targetTitle).join(', ') || 'none'}; see: keyturn target list`, { target: name });
+  throw new KeyturnError(
+    'TARGET_NOT_FOUND',
+    `there is no target "${name}"; known: ${targets.map(targetTitle).join(', ') || 'none'}; see: keyturn target list`,
+    { target: name },
+  );
 }
 
 /** The catalogue may have changed since `init`. */
-async function refuseUnhandled(context: ControlContext, keyring: StoredKeyring, request: { targetId: string | undefined; scope: string | undefined }): Promise<void> {
+async function refuseUnhandled(
+  context: ControlContext,
+  keyring: StoredKeyring,
+  request: { targetId: string | undefined; scope: string | undefined },
+): Promise<void> {
   const refusals: Finding[] = [];
   for (const target of await listRegistered(context.database)) {
-    if (target.keyringId !== keyring.id || (request.targetId !== undefined && target.id !== request.targetId) || (request.scope !== undefined && target.scopeAttribute === undefined)) continue;
-    refusals.push(...(await examineRegistered(context.database, target, keyring.algorithm)).filter((finding) => finding.level === 'refuse'));
+    if (
+      target.keyringId !== keyring.id ||
+      (request.targetId !== undefined && target.id !== request.targetId) ||
+      (request.scope !== undefined && target.scopeAttribute === undefined)
+    )
+      continue;
+    refusals.push(
+      ...(await examineRegistered(context.database, target, keyring.algorithm)).filter(
+        (finding) => finding.level === 'refuse',
+      ),
+    );
   }
   if (refusals.length === 0) return;
-  throw new KeyturnError('PREFLIGHT_REFUSED', `not started: ${refusals.map(({ subject, reason, remedy }) => `${subject}: ${reason}; ${remedy}`).join(' | ')}`, { subjects: refusals.map(({ subject }) => subject) });
+  throw new KeyturnError(
+    'PREFLIGHT_REFUSED',
+    `not started: ${refusals.map(({ subject, reason, remedy }) => `${subject}: ${reason}; ${remedy}`).join(' | ')}`,
+    { subjects: refusals.map(({ subject }) => subject) },
+  );
 }
 
-export async function examineRegistered(database: Queryable, target: RegisteredTarget, algorithm: AlgorithmName): Promise<readonly Finding[]> {
+export async function examineRegistered(
+  database: Queryable,
+  target: RegisteredTarget,
+  algorithm: AlgorithmName,
+): Promise<readonly Finding[]> {
   const table = await findTable(database, { oid: target.tableOid });
   if (table === undefined && (await findTable(database, target)) !== undefined) {
-    return [{ level: 'refuse', check: 'table', subject: targetTitle(target), reason: 'its table was created anew since it was registered, so a run would pass its rows over', remedy: 'keyturn init' }];
+    return [
+      {
+        level: 'refuse',
+        check: 'table',
+        subject: targetTitle(target),
+        reason: 'its table was created anew since it was registered, so a run would pass its rows over',
+        remedy: 'keyturn init',
+      },
+    ];
   }
   return examineRegisteredTarget(target, table, algorithm);
 }
@@ -127,19 +218,31 @@ export interface Runners {
 
 export async function findRunners(context: ControlContext): Promise<Runners> {
   const members = await listMembers(context.database);
-  return { hasSupervisor: await hasLeader(context.database), workers: members.filter((member) => member.isLive && member.kind === 'worker').length };
+  return {
+    hasSupervisor: await hasLeader(context.database),
+    workers: members.filter((member) => member.isLive && member.kind === 'worker').length,
+  };
 }
 
 /** Throws NO_WORKERS, saying what to start, when nobody is there who could do the work that is to be waited for. */
 export async function requireRunners(context: ControlContext): Promise<void> {
   const { hasSupervisor, workers } = await findRunners(context);
   if (hasSupervisor && workers > 0) return;
-  const missing = [hasSupervisor ? undefined : 'supervisor (start: keyturn supervisor)', workers > 0 ? undefined : 'worker (start: keyturn worker)'].filter((part) => part !== undefined);
-  throw new KeyturnError('NO_WORKERS', `waiting needs a live ${missing.join(' and a live ')}; or let this command start them for its duration: --local 2`);
+  const missing = [
+    hasSupervisor ? undefined : 'supervisor (start: keyturn supervisor)',
+    workers > 0 ? undefined : 'worker (start: keyturn worker)',
+  ].filter((part) => part !== undefined);
+  throw new KeyturnError(
+    'NO_WORKERS',
+    `waiting needs a live ${missing.join(' and a live ')}; or let this command start them for its duration: --local 2`,
+  );
 }
 
 /** An unfinished run, or a finished one without a rest, toward the active key of the whole keyring: what a repeated command goes on with. */
-export async function findRunToResume(context: ControlContext, keyringName: string | undefined): Promise<Run | undefined> {
+export async function findRunToResume(
+  context: ControlContext,
+  keyringName: string | undefined,
+): Promise<Run | undefined> {
   const keyring = await chooseKeyring(context.database, keyringName);
   const active = keyring.keys.find((key) => key.state === 'active');
   if (active === undefined) return undefined;
@@ -186,7 +289,13 @@ async function report(context: ControlContext, run: Run): Promise<RunReport> {
     fields_failed: outcome.cellsFailed,
     fields_settled: settledCells(outcome),
     fields_stale: totals.staleCells,
-    failures: failures.map(({ target, column, cause, keyId, cells }) => ({ target, field: column, cause, key_id: keyId ?? null, cells })),
+    failures: failures.map(({ target, column, cause, keyId, cells }) => ({
+      target,
+      field: column,
+      cause,
+      key_id: keyId ?? null,
+      cells,
+    })),
     batches: await countBatches(database, run.id, run.pass),
     slices: totals.slices,
     round: run.round,
@@ -241,19 +350,33 @@ export async function resumeRun(context: ControlContext, id: number, reason: str
   const run = await getRun(context.database, id);
   const to = run.resumeState ?? 'pending';
   if (run.state !== 'paused' || !mayMoveRun(run.state, to)) {
-    throw new KeyturnError('RUN_STATE_REFUSED', `run ${id} is ${run.state}; only a paused run resumes`, { run: id, state: run.state });
+    throw new KeyturnError('RUN_STATE_REFUSED', `run ${id} is ${run.state}; only a paused run resumes`, {
+      run: id,
+      state: run.state,
+    });
   }
   // Batches that were handed back too often start counting anew: somebody has looked at them.
   await context.database.transaction(async (client) => {
-    await client.query(`UPDATE keyturn.batch SET attempts = 0, not_before = '-infinity' WHERE run_id = $1 AND state = 'pending'`, [id]);
+    await client.query(
+      `UPDATE keyturn.batch SET attempts = 0, not_before = '-infinity' WHERE run_id = $1 AND state = 'pending'`,
+      [id],
+    );
     await moveRunIfState(client, run, { to, cause: reason });
     // What was mended may be a key: from here on workers need a keyring as of now.
-    await client.query('UPDATE keyturn.run r SET held_back_by = NULL, generation = k.generation FROM keyturn.keyring k WHERE r.id = $1 AND k.id = r.keyring_id', [id]);
+    await client.query(
+      'UPDATE keyturn.run r SET held_back_by = NULL, generation = k.generation FROM keyturn.keyring k WHERE r.id = $1 AND k.id = r.keyring_id',
+      [id],
+    );
   });
   return showRun(context, id);
 }
 
-async function request(context: ControlContext, id: number, to: Extract<RunState, 'pausing' | 'cancelling'>, reason: string): Promise<RunReport> {
+async function request(
+  context: ControlContext,
+  id: number,
+  to: Extract<RunState, 'pausing' | 'cancelling'>,
+  reason: string,
+): Promise<RunReport> {
   const run = await getRun(context.database, id);
   await context.database.transaction((client) => moveRunIfState(client, run, { to, cause: reason }));
   return showRun(context, id);

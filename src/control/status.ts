@@ -30,7 +30,12 @@ export interface KeyringStatus {
 
 export interface StatusReport {
   readonly keyrings: readonly KeyringStatus[];
-  readonly members: readonly { readonly member: string; readonly kind: string; readonly live: boolean; readonly heartbeat_at: string }[];
+  readonly members: readonly {
+    readonly member: string;
+    readonly kind: string;
+    readonly live: boolean;
+    readonly heartbeat_at: string;
+  }[];
   readonly supervisor: boolean;
   readonly queue: { readonly backend: string; readonly prefix: string } | null;
   readonly runs: readonly RunReport[];
@@ -42,13 +47,19 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
   const { database } = context;
   const members = await listMembers(database);
   const keyrings: KeyringStatus[] = [];
-  for (const name of await listKeyringNames(database)) keyrings.push(await keyringStatus(context, await getKeyring(database, name), members));
+  for (const name of await listKeyringNames(database))
+    keyrings.push(await keyringStatus(context, await getKeyring(database, name), members));
   const runs = await listRuns(context, 5);
   const queue = await findQueueRecord(database);
   const next = keyrings.map((keyring) => keyring.next).find((command) => command !== nothingToDo) ?? nothingToDo;
   return {
     keyrings,
-    members: members.map((member) => ({ member: memberTitle(member), kind: member.kind, live: member.isLive, heartbeat_at: member.heartbeatAt.toISOString() })),
+    members: members.map((member) => ({
+      member: memberTitle(member),
+      kind: member.kind,
+      live: member.isLive,
+      heartbeat_at: member.heartbeatAt.toISOString(),
+    })),
     supervisor: await hasLeader(database),
     queue: queue === undefined ? null : { backend: queue.backend, prefix: queue.prefix },
     runs,
@@ -58,14 +69,28 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
 
 const nothingToDo = 'nothing to do';
 
-async function keyringStatus(context: ControlContext, keyring: StoredKeyring, members: readonly MemberRow[]): Promise<KeyringStatus> {
+async function keyringStatus(
+  context: ControlContext,
+  keyring: StoredKeyring,
+  members: readonly MemberRow[],
+): Promise<KeyringStatus> {
   const { database } = context;
   const active = keyring.keys.find((key) => key.state === 'active');
   const staged = keyring.keys.find((key) => key.state === 'staged');
   const decryptOnly = keyring.keys.filter((key) => key.state === 'decrypt_only');
   const lastRun = active === undefined ? undefined : await findRunToward(database, keyring.id, Number(active.id));
-  const { rows } = await database.query('SELECT extract(epoch FROM clock_timestamp() - $1::timestamptz)::float8 / 86400', [active?.activatedAt ?? null]);
-  const laggards = active === undefined ? [] : findLaggards(members, { keyringId: keyring.id, writesWithKeyId: Number(active.id), expectedMembers: context.config.expectMembers });
+  const { rows } = await database.query(
+    'SELECT extract(epoch FROM clock_timestamp() - $1::timestamptz)::float8 / 86400',
+    [active?.activatedAt ?? null],
+  );
+  const laggards =
+    active === undefined
+      ? []
+      : findLaggards(members, {
+          keyringId: keyring.id,
+          writesWithKeyId: Number(active.id),
+          expectedMembers: context.config.expectMembers,
+        });
   const targets = (await listRegistered(database)).filter((target) => target.keyringId === keyring.id).length;
   return {
     keyring: keyring.name,
@@ -77,20 +102,40 @@ async function keyringStatus(context: ControlContext, keyring: StoredKeyring, me
     retired_keys: keyring.keys.filter((key) => key.state === 'retired').map((key) => keyTitle(keyring.name, key)),
     targets,
     laggards: laggards.map(({ member, why }) => `${member} ${why}`),
-    last_run: lastRun === undefined ? null : { run_id: lastRun.id, state: lastRun.state, verified_at: lastRun.verifiedAt?.toISOString() ?? null },
-    next: nextCommand(keyring, { staged: staged !== undefined, decryptOnly: decryptOnly.map((key) => String(key.id)), lastRun, laggards: laggards.length, targets }),
+    last_run:
+      lastRun === undefined
+        ? null
+        : { run_id: lastRun.id, state: lastRun.state, verified_at: lastRun.verifiedAt?.toISOString() ?? null },
+    next: nextCommand(keyring, {
+      staged: staged !== undefined,
+      decryptOnly: decryptOnly.map((key) => String(key.id)),
+      lastRun,
+      laggards: laggards.length,
+      targets,
+    }),
   };
 }
 
 /** The one command that is safe and useful now. */
-function nextCommand(keyring: StoredKeyring, seen: { staged: boolean; decryptOnly: readonly string[]; lastRun: Run | undefined; laggards: number; targets: number }): string {
+function nextCommand(
+  keyring: StoredKeyring,
+  seen: {
+    staged: boolean;
+    decryptOnly: readonly string[];
+    lastRun: Run | undefined;
+    laggards: number;
+    targets: number;
+  },
+): string {
   const which = `--keyring ${keyring.name}`;
   if (seen.staged) return `keyturn key activate ${which}`;
-  if (seen.lastRun?.state === 'paused') return `keyturn run show ${seen.lastRun.id}, then keyturn run resume ${seen.lastRun.id}`;
+  if (seen.lastRun?.state === 'paused')
+    return `keyturn run show ${seen.lastRun.id}, then keyturn run resume ${seen.lastRun.id}`;
   if (seen.lastRun !== undefined && !isFinished(seen.lastRun.state)) return `keyturn run watch ${seen.lastRun.id}`;
   const [oldest] = seen.decryptOnly;
   if (oldest === undefined || seen.targets === 0) return nothingToDo;
   if (seen.lastRun?.state === 'succeeded') return `keyturn key retire ${oldest} ${which}`;
-  if (seen.lastRun?.state === 'completed_with_failures') return `keyturn run show ${seen.lastRun.id}, mend what failed, then keyturn reencrypt ${which} --wait`;
+  if (seen.lastRun?.state === 'completed_with_failures')
+    return `keyturn run show ${seen.lastRun.id}, mend what failed, then keyturn reencrypt ${which} --wait`;
   return `keyturn reencrypt ${which} --wait`;
 }

@@ -7,7 +7,15 @@ import { findTable } from '../store/catalog.js';
 import { countByKey } from '../store/census.js';
 import type { Queryable } from '../store/database.js';
 import { getKeyring } from '../store/keys.js';
-import { bindingsLost, listRegistered, listTargets, placeOf, renameColumn, renameTarget, type RegisteredTarget } from '../store/registry.js';
+import {
+  bindingsLost,
+  listRegistered,
+  listTargets,
+  placeOf,
+  renameColumn,
+  renameTarget,
+  type RegisteredTarget,
+} from '../store/registry.js';
 import type { ControlContext } from './context.js';
 import { findTarget } from './runs.js';
 
@@ -27,7 +35,13 @@ export async function listTargetListings(context: ControlContext): Promise<reado
     keyring: target.keyringName,
     primary_key: target.key.map(({ name, type }) => `${name} ${type}`),
     scope: target.scope?.name ?? null,
-    columns: target.columns.map((column) => ({ id: column.id, name: column.name, type: column.sqlType, format: column.format, bind: column.bind })),
+    columns: target.columns.map((column) => ({
+      id: column.id,
+      name: column.name,
+      type: column.sqlType,
+      format: column.format,
+      bind: column.bind,
+    })),
   }));
 }
 
@@ -50,14 +64,22 @@ export async function takeCensus(context: ControlContext, name: string | undefin
     context.onProgress(`counting ${targetTitle(target)}`);
     const keyring = await getKeyring(database, target.keyringName);
     // Row security off: where it would hide rows the statement fails instead of counting too few.
-    const counts = await database.transaction((client) => countByKey(client, target, formatOf), 'BEGIN READ ONLY; SET LOCAL row_security = off');
+    const counts = await database.transaction(
+      (client) => countByKey(client, target, formatOf),
+      'BEGIN READ ONLY; SET LOCAL row_security = off',
+    );
     for (const count of counts) {
       const key = keyring.keys.find((candidate) => candidate.id === count.keyId);
       lines.push({
         target: count.target,
         column: count.column,
         key_id: count.keyId ?? null,
-        key: count.keyId === undefined ? 'not an envelope' : key === undefined ? `unknown key ${count.keyId}` : keyTitle(keyring.name, key),
+        key:
+          count.keyId === undefined
+            ? 'not an envelope'
+            : key === undefined
+              ? `unknown key ${count.keyId}`
+              : keyTitle(keyring.name, key),
         state: key?.state ?? null,
         cells: count.cells,
       });
@@ -70,35 +92,70 @@ export async function takeCensus(context: ControlContext, name: string | undefin
  * Points a registered target at a table of another name, or at a table created anew: the ids, and so the envelopes, stay.
  * `from` is the name the target was registered under, or its table's name now.
  */
-export async function renameTargetTo(context: ControlContext, from: string, to: string, reason: string | undefined): Promise<TargetListing> {
+export async function renameTargetTo(
+  context: ControlContext,
+  from: string,
+  to: string,
+  reason: string | undefined,
+): Promise<TargetListing> {
   const { database } = context;
   const [schema, table] = to.includes('.') ? (to.split('.', 2) as [string, string]) : (['public', to] as const);
   const found = await findTable(database, { schema, table });
-  if (found === undefined) throw new KeyturnError('TARGET_NOT_FOUND', `there is no table ${schema}.${table} to rename to`, { target: to });
+  if (found === undefined)
+    throw new KeyturnError('TARGET_NOT_FOUND', `there is no table ${schema}.${table} to rename to`, { target: to });
   const registry = await listRegistered(database);
   const registered = await findRegistered(database, registry, from);
   const owner = registry.find((candidate) => candidate.tableOid === found.oid && candidate.id !== registered.id);
-  if (owner !== undefined) throw new KeyturnError('TARGET_INVALID', `table ${to} is registered already as target ${targetTitle(owner)}`, { target: to });
+  if (owner !== undefined)
+    throw new KeyturnError('TARGET_INVALID', `table ${to} is registered already as target ${targetTitle(owner)}`, {
+      target: to,
+    });
   const isSameTable = registered.tableOid === found.oid;
-  const scopeColumn = isSameTable ? found.columns.find((column) => column.attribute === registered.scopeAttribute)?.name : registered.scopeName;
+  const scopeColumn = isSameTable
+    ? found.columns.find((column) => column.attribute === registered.scopeAttribute)?.name
+    : registered.scopeName;
   const lost = bindingsLost(registered, found, scopeColumn);
-  if (lost.length > 0) throw new KeyturnError('TARGET_INVALID', `table ${to} has not what the envelopes of ${from} are bound to: ${lost.join(' and ')} must be as in the registered table`, { target: to });
-  const columns = registered.columns.map((column) => ({ column, now: found.columns.find((candidate) => (isSameTable ? candidate.attribute === column.attribute : candidate.name === column.columnName)) }));
+  if (lost.length > 0)
+    throw new KeyturnError(
+      'TARGET_INVALID',
+      `table ${to} has not what the envelopes of ${from} are bound to: ${lost.join(' and ')} must be as in the registered table`,
+      { target: to },
+    );
+  const columns = registered.columns.map((column) => ({
+    column,
+    now: found.columns.find((candidate) =>
+      isSameTable ? candidate.attribute === column.attribute : candidate.name === column.columnName,
+    ),
+  }));
   const missing = columns.filter(({ now }) => now === undefined);
-  if (missing.length > 0) throw new KeyturnError('TARGET_INVALID', `table ${to} lacks ${missing.map(({ column }) => column.columnName).join(', ')}, which target ${from} encrypts`, { target: to });
+  if (missing.length > 0)
+    throw new KeyturnError(
+      'TARGET_INVALID',
+      `table ${to} lacks ${missing.map(({ column }) => column.columnName).join(', ')}, which target ${from} encrypts`,
+      { target: to },
+    );
   await database.transaction(async (client) => {
     await renameTarget(client, registered, placeOf(found, scopeColumn), reason);
     for (const { column, now } of columns) {
       if (now === undefined || (now.attribute === column.attribute && now.name === column.columnName)) continue;
-      await renameColumn(client, registered, column, { name: column.name, attribute: now.attribute, columnName: now.name });
+      await renameColumn(client, registered, column, {
+        name: column.name,
+        attribute: now.attribute,
+        columnName: now.name,
+      });
     }
   });
   const listing = (await listTargetListings(context)).find((target) => target.id === registered.id);
-  if (listing === undefined) throw new KeyturnError('TARGET_NOT_FOUND', `target ${to} vanished while it was renamed`, { target: to });
+  if (listing === undefined)
+    throw new KeyturnError('TARGET_NOT_FOUND', `target ${to} vanished while it was renamed`, { target: to });
   return listing;
 }
 
-async function findRegistered(database: Queryable, registry: readonly RegisteredTarget[], name: string): Promise<RegisteredTarget> {
+async function findRegistered(
+  database: Queryable,
+  registry: readonly RegisteredTarget[],
+  name: string,
+): Promise<RegisteredTarget> {
   const wanted = name.includes('.') ? name : `public.${name}`;
   const byName = registry.find((candidate) => targetTitle(candidate) === wanted);
   if (byName !== undefined) return byName;
@@ -106,5 +163,9 @@ async function findRegistered(database: Queryable, registry: readonly Registered
     const table = await findTable(database, { oid: candidate.tableOid });
     if (table !== undefined && targetTitle(table) === wanted) return candidate;
   }
-  throw new KeyturnError('TARGET_NOT_FOUND', `there is no target "${name}"; known: ${registry.map(targetTitle).join(', ') || 'none'}`, { target: name });
+  throw new KeyturnError(
+    'TARGET_NOT_FOUND',
+    `there is no target "${name}"; known: ${registry.map(targetTitle).join(', ') || 'none'}`,
+    { target: name },
+  );
 }

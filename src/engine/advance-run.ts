@@ -11,7 +11,15 @@ import { stillLeads, type Leadership } from '../store/leadership.js';
 import { getKeyring } from '../store/keys.js';
 import { listMembers } from '../store/members.js';
 import { listFailures } from '../store/quarantine.js';
-import { listUnplanned, moveRunIfState, retargetRun, setHeldBack, sumRun, type Run, type RunMove } from '../store/runs.js';
+import {
+  listUnplanned,
+  moveRunIfState,
+  retargetRun,
+  setHeldBack,
+  sumRun,
+  type Run,
+  type RunMove,
+} from '../store/runs.js';
 import { beginPass, planBatches } from './plan-run.js';
 
 export interface Supervision {
@@ -43,14 +51,18 @@ async function begin(supervision: Supervision, run: Run): Promise<void> {
   if (waiting !== undefined) return setHeldBack(database, run, waiting);
   await leading(supervision, async (client) => {
     const pass = run.pass + 1;
-    if (await moveRunIfState(client, run, { to: run.kind === 'verify' ? 'verifying' : 'running', pass })) await beginPass(client, run, pass);
+    if (await moveRunIfState(client, run, { to: run.kind === 'verify' ? 'verifying' : 'running', pass }))
+      await beginPass(client, run, pass);
   });
 }
 
 /** In words, a live member that does not write with the target key yet. */
 async function findWhoToWaitFor(database: Queryable, run: Run): Promise<string | undefined> {
   if (run.kind !== 'reencrypt') return undefined;
-  const [laggard] = findLaggards(await listMembers(database), { keyringId: run.keyringId, writesWithKeyId: run.targetKeyId });
+  const [laggard] = findLaggards(await listMembers(database), {
+    keyringId: run.keyringId,
+    writesWithKeyId: run.targetKeyId,
+  });
   return laggard && `waiting for ${laggard.member}, which ${laggard.why}`;
 }
 
@@ -61,8 +73,13 @@ async function proceed(supervision: Supervision, run: Run): Promise<void> {
   const kind: RunKind = run.state === 'verifying' ? 'verify' : run.kind;
   const workers = (await listMembers(database)).filter((member) => member.isLive && member.kind === 'worker').length;
   // The active key may have changed since `begin`: the scan, too, freezes a bound that all must write behind.
-  const waiting = run.state === 'running' && (await isPassSettled(database, run)) ? await findWhoToWaitFor(database, run) : undefined;
-  await setHeldBack(database, run, waiting ?? (workers === 0 ? 'no live worker; start one with: keyturn worker' : undefined));
+  const waiting =
+    run.state === 'running' && (await isPassSettled(database, run)) ? await findWhoToWaitFor(database, run) : undefined;
+  await setHeldBack(
+    database,
+    run,
+    waiting ?? (workers === 0 ? 'no live worker; start one with: keyturn worker' : undefined),
+  );
   if (waiting !== undefined) return;
   const wanted = 2 * dispatchWindow(workers) - (await countPendingRanges(database, run.id, run.pass));
   if (wanted > 0) await planBatches(database, leadership, run, kind, wanted);
@@ -86,7 +103,8 @@ async function moveAfterPass(client: Queryable, run: Run): Promise<RunMove> {
   const failures = await listFailures(client, run.id);
   const { staleCells } = await sumRun(client, run);
   // The repair batches of the next round were written by the scan, as batches of the next pass.
-  if (staleCells > 0 && run.kind === 'reencrypt' && run.round < maxRounds) return { to: 'running', pass: run.pass + 1, round: run.round + 1, cause: `${staleCells} stale cells found` };
+  if (staleCells > 0 && run.kind === 'reencrypt' && run.round < maxRounds)
+    return { to: 'running', pass: run.pass + 1, round: run.round + 1, cause: `${staleCells} stale cells found` };
   const isClean = failures.length === 0 && (staleCells === 0 || run.kind === 'dry_run');
   return isClean ? { to: 'succeeded' } : { to: 'completed_with_failures', cause: describeRest(staleCells, failures) };
 }
@@ -127,9 +145,12 @@ async function startOver(client: Queryable, run: Run, cause: string): Promise<vo
 /** A run that fails whole batches with one cause, or cannot get a batch done, pauses and asks. */
 async function tripped(supervision: Supervision, run: Run): Promise<boolean> {
   const { database } = supervision;
-  const cause = causeToPauseFor(await latestFailures(database, run.id, run.pass, 3)) ?? (await stuckCause(database, run));
+  const cause =
+    causeToPauseFor(await latestFailures(database, run.id, run.pass, 3)) ?? (await stuckCause(database, run));
   if (cause === undefined) return false;
-  const remedy = cause.startsWith('KEY_RETIRED') ? `; the key is needed: keyturn key restore ${cause.split(' ')[1] ?? ''}, then keyturn run resume ${run.id}` : `; mend it, then keyturn run resume ${run.id}`;
+  const remedy = cause.startsWith('KEY_RETIRED')
+    ? `; the key is needed: keyturn key restore ${cause.split(' ')[1] ?? ''}, then keyturn run resume ${run.id}`
+    : `; mend it, then keyturn run resume ${run.id}`;
   return leading(supervision, async (client) => {
     await moveRunIfState(client, run, { to: 'pausing', cause: `${cause}${remedy}` });
   });
@@ -148,7 +169,11 @@ async function stuckCause(database: Queryable, run: Run): Promise<string | undef
 }
 
 /** Takes back what is only queued; when no worker has a batch of the run in hand the request is settled. */
-async function settle(supervision: Supervision, run: Run, to: Extract<RunState, 'paused' | 'cancelled'>): Promise<void> {
+async function settle(
+  supervision: Supervision,
+  run: Run,
+  to: Extract<RunState, 'paused' | 'cancelled'>,
+): Promise<void> {
   await leading(supervision, async (client) => {
     await recallDispatched(client, run.id);
     const { running } = await countBatches(client, run.id, run.pass);

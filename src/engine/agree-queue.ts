@@ -15,7 +15,8 @@ export async function claimQueue(database: Database, queue: BatchQueue, address:
   const marker = await database.transaction(async (client) => {
     await client.query('SELECT 1 FROM keyturn.cluster FOR UPDATE');
     const record = await findQueueRecord(client);
-    if (record !== undefined && isSameQueue(record, address) && (inQueue === undefined || inQueue === record.marker)) return record.marker;
+    if (record !== undefined && isSameQueue(record, address) && (inQueue === undefined || inQueue === record.marker))
+      return record.marker;
     const users = (await listMembers(client)).filter((member) => member.isLive && member.kind !== 'application');
     if (record !== undefined && (users.length > 0 || (await hasLeader(client)))) throw mismatch(record, address);
     const created = { backend: address.backend, prefix: address.prefix, marker: randomUUID() };
@@ -30,7 +31,12 @@ const pollMs = 250;
 const markerDeadlineMs = 30_000;
 
 /** The worker's side: waits for a supervisor's record, then compares. Throws QUEUE_MISMATCH. */
-export async function joinQueue(database: Database, queue: BatchQueue, address: QueueAddress, options: { signal: AbortSignal; onWait: (words: string) => void }): Promise<void> {
+export async function joinQueue(
+  database: Database,
+  queue: BatchQueue,
+  address: QueueAddress,
+  options: { signal: AbortSignal; onWait: (words: string) => void },
+): Promise<void> {
   let until = Infinity;
   let said = '';
   const wait = async (words: string): Promise<void> => {
@@ -65,6 +71,15 @@ function isSameQueue(record: QueueRecord, address: QueueAddress): boolean {
 }
 
 function mismatch(record: QueueRecord, address: QueueAddress): KeyturnError {
-  const hint = record.backend === address.backend ? 'both say the same kind, yet it is another server or database' : record.backend === 'redis' ? 'set REDIS_URL here as it is set for the supervisor' : 'unset REDIS_URL here, or set it for the supervisor too';
-  return new KeyturnError('QUEUE_MISMATCH', `this process would use the ${address.backend} queue ${address.prefix}, the cluster uses the ${record.backend} queue ${record.prefix}; ${hint}`, { here: address.backend, cluster: record.backend });
+  const hint =
+    record.backend === address.backend
+      ? 'both say the same kind, yet it is another server or database'
+      : record.backend === 'redis'
+        ? 'set REDIS_URL here as it is set for the supervisor'
+        : 'unset REDIS_URL here, or set it for the supervisor too';
+  return new KeyturnError(
+    'QUEUE_MISMATCH',
+    `this process would use the ${address.backend} queue ${address.prefix}, the cluster uses the ${record.backend} queue ${record.prefix}; ${hint}`,
+    { here: address.backend, cluster: record.backend },
+  );
 }

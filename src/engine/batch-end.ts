@@ -27,10 +27,16 @@ export async function releaseToStop(services: BatchServices, batch: ClaimedBatch
 export async function releaseAfter(services: BatchServices, batch: ClaimedBatch, error: unknown): Promise<BatchEnd> {
   if (error instanceof LeaseLost) return { end: 'lost' };
   const { cause, delayMs } = await causeOf(services, batch, error);
-  return (await releaseIfLeased(services.database, batch, { delayMs, error: cause })) ? { end: 'released', cause } : { end: 'lost' };
+  return (await releaseIfLeased(services.database, batch, { delayMs, error: cause }))
+    ? { end: 'released', cause }
+    : { end: 'lost' };
 }
 
-async function causeOf(services: BatchServices, batch: ClaimedBatch, error: unknown): Promise<{ cause: string; delayMs: number }> {
+async function causeOf(
+  services: BatchServices,
+  batch: ClaimedBatch,
+  error: unknown,
+): Promise<{ cause: string; delayMs: number }> {
   if (error instanceof Blocked) {
     // The key may have arrived a moment ago: one refresh, and the batch comes back soon.
     await services.keyrings.refresh(batch.run.keyringName);
@@ -38,5 +44,8 @@ async function causeOf(services: BatchServices, batch: ClaimedBatch, error: unkn
   }
   if (!(error instanceof KeyturnError) || error.code === 'DATABASE_UNAVAILABLE') throw error;
   const sqlstate = sqlstateOf(error);
-  return { cause: sqlstate === undefined ? error.code : `${error.code} ${sqlstate}`, delayMs: Math.min(30_000, 500 * 2 ** batch.attempts) };
+  return {
+    cause: sqlstate === undefined ? error.code : `${error.code} ${sqlstate}`,
+    delayMs: Math.min(30_000, 500 * 2 ** batch.attempts),
+  };
 }

@@ -56,11 +56,18 @@ export function storageOf(column: Pick<TargetColumn, 'sqlType'>): Storage {
   return column.sqlType === 'bytea' ? 'bytes' : 'text';
 }
 
-export function formatOf(target: Pick<Target, 'schema' | 'table'>, column: Pick<TargetColumn, 'name' | 'format'>): Format {
+export function formatOf(
+  target: Pick<Target, 'schema' | 'table'>,
+  column: Pick<TargetColumn, 'name' | 'format'>,
+): Format {
   const format = formatByName(column.format);
   if (format !== undefined) return format;
-  throw new KeyturnError('TARGET_INVALID', `column ${targetTitle(target)}.${column.name} has format "${column.format}", which this version does not know; known: ${formatNames.join(', ')}`, {
-    target: targetTitle(target),
-    column: column.name,
-  });
+  throw new KeyturnError(
+    'TARGET_INVALID',
+    `column ${targetTitle(target)}.${column.name} has format "${column.format}", which this version does not know; known: ${formatNames.join(', ')}`,
+    {
+      target: targetTitle(target),
+      column: column.name,
+    },
+  );
 }

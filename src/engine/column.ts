@@ -44,13 +44,22 @@ export function createColumn(keyrings: KeyringSource, target: Target, columnName
   const column = target.columns[position];
   const title = `${targetTitle(target)}.${columnName}`;
   if (column === undefined) {
-    throw new KeyturnError('TARGET_NOT_FOUND', `target ${targetTitle(target)} has no encrypted column "${columnName}"; it has: ${target.columns.map(({ name }) => name).join(', ')}`, { target: targetTitle(target) });
+    throw new KeyturnError(
+      'TARGET_NOT_FOUND',
+      `target ${targetTitle(target)} has no encrypted column "${columnName}"; it has: ${target.columns.map(({ name }) => name).join(', ')}`,
+      { target: targetTitle(target) },
+    );
   }
   const builder = createCellBuilder(target, keyrings.current(target.keyringName).cluster);
   const isText = column.sqlType !== 'bytea';
 
   function cellAt(row: RowAddress): Cell {
-    if (typeof row !== 'object' || row === null) throw new KeyturnError('VALUE_INVALID', `expected the address { pk${target.scope === undefined ? '' : ', scope'} } of a row of ${targetTitle(target)}, got ${row === null ? 'null' : typeof row}`, { column: title });
+    if (typeof row !== 'object' || row === null)
+      throw new KeyturnError(
+        'VALUE_INVALID',
+        `expected the address { pk${target.scope === undefined ? '' : ', scope'} } of a row of ${targetTitle(target)}, got ${row === null ? 'null' : typeof row}`,
+        { column: title },
+      );
     return builder.cellsOf(keyTextOf(target, row.pk), scopeTextOf(target, row))(position);
   }
 
@@ -58,7 +67,11 @@ export function createColumn(keyrings: KeyringSource, target: Target, columnName
     async encrypt(row, plaintext) {
       const stored = encrypt(keyrings.forWriting(target.keyringName), cellAt(row), bytesOf(title, plaintext, isText));
       if (column.maxLength !== undefined && stored.length > column.maxLength) {
-        throw new KeyturnError('VALUE_INVALID', `the envelope takes ${stored.length} characters and ${title} holds ${column.maxLength}; shorten the value or ALTER the column to text`, { column: title });
+        throw new KeyturnError(
+          'VALUE_INVALID',
+          `the envelope takes ${stored.length} characters and ${title} holds ${column.maxLength}; shorten the value or ALTER the column to text`,
+          { column: title },
+        );
       }
       return stored;
     },
@@ -72,7 +85,12 @@ export function createColumn(keyrings: KeyringSource, target: Target, columnName
 }
 
 /** A key this process does not hold may be new: one refresh of the whole keyring, never a fetch by id. */
-async function decryptOrRefresh(keyrings: KeyringSource, target: Target, cell: Cell, stored: Stored): Promise<ReturnType<typeof decrypt>> {
+async function decryptOrRefresh(
+  keyrings: KeyringSource,
+  target: Target,
+  cell: Cell,
+  stored: Stored,
+): Promise<ReturnType<typeof decrypt>> {
   try {
     return decrypt(keyrings.current(target.keyringName), cell, stored);
   } catch (error) {
@@ -84,22 +102,38 @@ async function decryptOrRefresh(keyrings: KeyringSource, target: Target, cell: C
 function refuseNoCell(title: string, stored: unknown, isText: boolean): void {
   const expected = isText ? 'string' : 'Buffer';
   if (isText ? typeof stored === 'string' : Buffer.isBuffer(stored)) return;
-  const seen = stored === null || stored === undefined ? 'NULL, which is no cell: there is nothing to decrypt' : typeof stored;
-  throw new KeyturnError('VALUE_INVALID', `expected the stored ${expected} of ${title}, got ${seen}`, { column: title });
+  const seen =
+    stored === null || stored === undefined ? 'NULL, which is no cell: there is nothing to decrypt' : typeof stored;
+  throw new KeyturnError('VALUE_INVALID', `expected the stored ${expected} of ${title}, got ${seen}`, {
+    column: title,
+  });
 }
 
 function bytesOf(title: string, plaintext: unknown, isText: boolean): Uint8Array {
   if (plaintext instanceof Uint8Array) {
     // A text column gives text back, so bytes that are none could be written and never be read.
-    if (isText && !isUtf8(plaintext)) throw new KeyturnError('VALUE_INVALID', `the bytes for ${title} are not UTF-8 text; keep bytes in a bytea column`, { column: title });
+    if (isText && !isUtf8(plaintext))
+      throw new KeyturnError(
+        'VALUE_INVALID',
+        `the bytes for ${title} are not UTF-8 text; keep bytes in a bytea column`,
+        { column: title },
+      );
     return plaintext;
   }
   if (typeof plaintext === 'string') {
-    if (!isWellFormed(plaintext)) throw new KeyturnError('VALUE_INVALID', `the plaintext for ${title} holds half a surrogate pair, which UTF-8 cannot keep`, { column: title });
+    if (!isWellFormed(plaintext))
+      throw new KeyturnError(
+        'VALUE_INVALID',
+        `the plaintext for ${title} holds half a surrogate pair, which UTF-8 cannot keep`,
+        { column: title },
+      );
     return Buffer.from(plaintext, 'utf8');
   }
-  const seen = plaintext === null || plaintext === undefined ? 'NULL, which is no cell: store NULL itself' : typeof plaintext;
-  throw new KeyturnError('VALUE_INVALID', `expected a string or bytes to encrypt for ${title}, got ${seen}`, { column: title });
+  const seen =
+    plaintext === null || plaintext === undefined ? 'NULL, which is no cell: store NULL itself' : typeof plaintext;
+  throw new KeyturnError('VALUE_INVALID', `expected a string or bytes to encrypt for ${title}, got ${seen}`, {
+    column: title,
+  });
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -108,7 +142,11 @@ function textOf(title: string, plaintext: Buffer): string {
   try {
     return utf8.decode(plaintext);
   } catch {
-    throw new KeyturnError('VALUE_INVALID', `the value of ${title} decrypted, but it is not UTF-8 text; keep bytes in a bytea column`, { column: title });
+    throw new KeyturnError(
+      'VALUE_INVALID',
+      `the value of ${title} decrypted, but it is not UTF-8 text; keep bytes in a bytea column`,
+      { column: title },
+    );
   }
 }
 
@@ -116,44 +154,74 @@ function textOf(title: string, plaintext: Buffer): string {
 export function keyTextOf(target: Target, pk: RowAddress['pk']): RowKey {
   const values = keyValuesOf(target, pk);
   if (values.length !== target.key.length) {
-    throw new KeyturnError('VALUE_INVALID', `the primary key of ${targetTitle(target)} has ${target.key.length} columns (${target.key.map(({ name }) => name).join(', ')}), got ${values.length}`, { target: targetTitle(target) });
+    throw new KeyturnError(
+      'VALUE_INVALID',
+      `the primary key of ${targetTitle(target)} has ${target.key.length} columns (${target.key.map(({ name }) => name).join(', ')}), got ${values.length}`,
+      { target: targetTitle(target) },
+    );
   }
   return target.key.map((column, part) => partText(targetTitle(target), column, values[part]));
 }
 
 function keyValuesOf(target: Target, pk: unknown): readonly (KeyValue | undefined)[] {
   if (Array.isArray(pk)) return pk as readonly KeyValue[];
-  if (typeof pk === 'object' && pk !== null) return target.key.map(({ name }) => (Object.hasOwn(pk, name) ? (pk as Readonly<Record<string, KeyValue>>)[name] : undefined));
+  if (typeof pk === 'object' && pk !== null)
+    return target.key.map(({ name }) =>
+      Object.hasOwn(pk, name) ? (pk as Readonly<Record<string, KeyValue>>)[name] : undefined,
+    );
   return [(pk ?? undefined) as KeyValue | undefined];
 }
 
 function partText(title: string, column: Pick<KeyColumn, 'name' | 'tag'>, value: KeyValue | undefined): string {
   switch (column.tag) {
     case 'int':
-      if (typeof value === 'bigint' || (typeof value === 'number' && Number.isSafeInteger(value))) return (value === 0 ? 0 : value).toString();
+      if (typeof value === 'bigint' || (typeof value === 'number' && Number.isSafeInteger(value)))
+        return (value === 0 ? 0 : value).toString();
       if (typeof value === 'string' && /^-?\d{1,19}$/.test(value)) return BigInt(value).toString();
       break;
     case 'uuid':
-      if (typeof value === 'string' && /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value)) return value.toLowerCase();
+      if (typeof value === 'string' && /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value))
+        return value.toLowerCase();
       break;
     case 'text':
       if (typeof value === 'string') return value;
       break;
   }
-  const expected = { int: 'an integer (number, bigint or decimal text)', uuid: 'a UUID in 8-4-4-4-12 form', text: 'a string' }[column.tag];
-  throw new KeyturnError('VALUE_INVALID', `expected ${expected} for ${title}.${column.name}, got ${value === undefined || value === null ? 'nothing' : typeof value}`, { target: title });
+  const expected = {
+    int: 'an integer (number, bigint or decimal text)',
+    uuid: 'a UUID in 8-4-4-4-12 form',
+    text: 'a string',
+  }[column.tag];
+  throw new KeyturnError(
+    'VALUE_INVALID',
+    `expected ${expected} for ${title}.${column.name}, got ${value === undefined || value === null ? 'nothing' : typeof value}`,
+    { target: title },
+  );
 }
 
 function scopeTextOf(target: Target, row: RowAddress): string | null {
   const title = targetTitle(target);
   if (target.scope === undefined) {
     if (row.scope === undefined) return null;
-    throw new KeyturnError('VALUE_INVALID', `target ${title} has no tenant column, so { scope } has no meaning for it`, { target: title });
+    throw new KeyturnError(
+      'VALUE_INVALID',
+      `target ${title} has no tenant column, so { scope } has no meaning for it`,
+      { target: title },
+    );
   }
   if (row.scope === null) return null;
   if (row.scope === undefined) {
-    throw new KeyturnError('VALUE_INVALID', `values of ${title} are bound to their tenant: pass { scope } with the row's ${target.scope.name}, null if that is NULL`, { target: title });
+    throw new KeyturnError(
+      'VALUE_INVALID',
+      `values of ${title} are bound to their tenant: pass { scope } with the row's ${target.scope.name}, null if that is NULL`,
+      { target: title },
+    );
   }
-  const tag = target.scope.type === 'uuid' ? 'uuid' : target.scope.type === 'text' || target.scope.type === 'character varying' ? 'text' : 'int';
+  const tag =
+    target.scope.type === 'uuid'
+      ? 'uuid'
+      : target.scope.type === 'text' || target.scope.type === 'character varying'
+        ? 'text'
+        : 'int';
   return partText(title, { name: target.scope.name, tag }, row.scope);
 }

@@ -76,7 +76,10 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   async function open(name: string): Promise<void> {
     const readAtMs = now();
     const stored = await store.findKeyring(name);
-    if (stored === undefined) throw new KeyturnError('KEYRING_NOT_FOUND', `there is no keyring "${name}" in this database; run: keyturn init`, { keyring: name });
+    if (stored === undefined)
+      throw new KeyturnError('KEYRING_NOT_FOUND', `there is no keyring "${name}" in this database; run: keyturn init`, {
+        keyring: name,
+      });
     const roots = await options.openRoots(name);
     const { keyring } = await openKeyringOrRefuse(stored, roots, await listRootRecords(database));
     held.set(name, { keyring, roots, freshAtMs: readAtMs, refreshing: undefined, refreshedAtMs: readAtMs });
@@ -85,7 +88,11 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   function get(name: string): Held {
     const found = held.get(name);
     if (found !== undefined) return found;
-    throw new KeyturnError('KEYRING_NOT_FOUND', `this process does not hold keyring "${name}"; it holds: ${[...held.keys()].join(', ') || 'none'}`, { keyring: name });
+    throw new KeyturnError(
+      'KEYRING_NOT_FOUND',
+      `this process does not hold keyring "${name}"; it holds: ${[...held.keys()].join(', ') || 'none'}`,
+      { keyring: name },
+    );
   }
 
   async function reload(name: string, entry: Held): Promise<Keyring> {
@@ -126,7 +133,11 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
         await reload(name, entry);
       }
     }
-    await beat(database, identity, [...held.values()].map(({ keyring }) => reportOf(keyring)));
+    await beat(
+      database,
+      identity,
+      [...held.values()].map(({ keyring }) => reportOf(keyring)),
+    );
     reportedAtMs = readAtMs;
   }
 
@@ -147,11 +158,20 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     current: (name) => get(name).keyring,
     forWriting(name) {
       const entry = get(name);
-      if (isClosed) throw new KeyturnError('KEYRING_STALE', `this member has left, so nobody waits for it before keyring ${name} changes; open Keyturn again to encrypt`, { keyring: name });
+      if (isClosed)
+        throw new KeyturnError(
+          'KEYRING_STALE',
+          `this member has left, so nobody waits for it before keyring ${name} changes; open Keyturn again to encrypt`,
+          { keyring: name },
+        );
       // Both are needed: what it knows, and that the others know it is here.
       const ageMs = now() - Math.min(entry.freshAtMs, reportedAtMs);
       if (ageMs <= staleAfterMs) return entry.keyring;
-      throw new KeyturnError('KEYRING_STALE', `the snapshot of keyring ${name} is ${Math.round(ageMs / 1000)} s old, over ${staleAfterMs / 1000} s; encrypting stops until the control tables answer again`, { keyring: name });
+      throw new KeyturnError(
+        'KEYRING_STALE',
+        `the snapshot of keyring ${name} is ${Math.round(ageMs / 1000)} s old, over ${staleAfterMs / 1000} s; encrypting stops until the control tables answer again`,
+        { keyring: name },
+      );
     },
     refresh,
     async close() {

@@ -13,9 +13,16 @@ import { advancePlanIfAt, insertTargetPass, listUnplanned, type Run, type Target
 import { isKeyturnError } from '../errors.js';
 
 /** Targets a run covers: its own, or all of its keyring. */
-export async function targetsOfRun(database: Queryable, run: Pick<Run, 'keyringId' | 'targetId' | 'scope'>): Promise<readonly Target[]> {
-  const targets = await listTargets(database);
-  return targets.filter((target) => target.keyringId === run.keyringId && (run.targetId === undefined || target.id === run.targetId) && (run.scope === undefined || target.scope !== undefined));
+export async function targetsOfRun(
+  database: Queryable,
+  run: Pick<Run, 'keyringId' | 'targetId' | 'scope'>,
+): Promise<readonly Target[]> {
+  const targets = await listTargets(database, run.keyringId);
+  return targets.filter(
+    (target) =>
+      (run.targetId === undefined || target.id === run.targetId) &&
+      (run.scope === undefined || target.scope !== undefined),
+  );
 }
 
 /**
@@ -26,12 +33,22 @@ export async function beginPass(client: Queryable, run: Run, pass: number): Prom
   for (const target of await targetsOfRun(client, run)) {
     const store = createCellStore(target);
     const bound = await store.highestKey(client);
-    await insertTargetPass(client, run, pass, { id: target.id, bound, estimatedRows: await store.estimateRows(client, run.scope) });
+    await insertTargetPass(client, run, pass, {
+      id: target.id,
+      bound,
+      estimatedRows: await store.estimateRows(client, run.scope),
+    });
   }
 }
 
 /** Plans up to `limit` further batches of the current pass. Returns how many; 0 with nothing left unplanned ends planning. */
-export async function planBatches(database: Database, leadership: Leadership, run: Run, kind: RunKind, limit: number): Promise<number> {
+export async function planBatches(
+  database: Database,
+  leadership: Leadership,
+  run: Run,
+  kind: RunKind,
+  limit: number,
+): Promise<number> {
   const rows = batchRows(await recentThroughput(database, run.id, kind));
   let planned = 0;
   for (const pass of await listUnplanned(database, run)) {
@@ -46,15 +63,32 @@ export async function planBatches(database: Database, leadership: Leadership, ru
 }
 
 /** One batch and the planning cursor, in one transaction; undefined when this target is planned or another leader took over. */
-async function planNext(database: Database, leadership: Leadership, run: Run, kind: RunKind, at: TargetPass, rows: number): Promise<TargetPass | undefined> {
+async function planNext(
+  database: Database,
+  leadership: Leadership,
+  run: Run,
+  kind: RunKind,
+  at: TargetPass,
+  rows: number,
+): Promise<TargetPass | undefined> {
   const target = await findTarget(database, at.targetId);
   return database.transaction(async (client) => {
     if (!(await stillLeads(client, leadership))) return undefined;
-    const upto = target === undefined ? undefined : await createCellStore(target).lastKeyOfNext(client, { after: at.plannedTo, upto: at.bound }, rows, run.scope);
+    const upto =
+      target === undefined
+        ? undefined
+        : await createCellStore(target).lastKeyOfNext(client, { after: at.plannedTo, upto: at.bound }, rows, run.scope);
     const isLast = upto === undefined;
     if (!(await advancePlanIfAt(client, run, at, { plannedTo: upto, isPlanned: isLast }))) return undefined;
     if (isLast) return undefined;
-    await insertBatch(client, { runId: run.id, pass: run.pass, targetId: at.targetId, kind, after: at.plannedTo, upto });
+    await insertBatch(client, {
+      runId: run.id,
+      pass: run.pass,
+      targetId: at.targetId,
+      kind,
+      after: at.plannedTo,
+      upto,
+    });
     return { ...at, plannedTo: upto };
   }, `BEGIN; ${sliceSettings}`);
 }
@@ -68,4 +102,3 @@ async function findTarget(database: Queryable, id: string): Promise<Target | und
     throw error;
   }
 }
-

@@ -11,11 +11,19 @@
 import { isKeyturnError, KeyturnError } from '../errors.js';
 import type { Keyring } from '../keys/keyring.js';
 import { countRows, type CellOutcome } from '../rotation/outcome.js';
-import { followUpDelayMs, initialSlicePace, maxFollowUps, paceAfterTimeout, paceAfterWrite, type SlicePace } from '../rotation/pace.js';
+import {
+  followUpDelayMs,
+  initialSlicePace,
+  maxFollowUps,
+  paceAfterTimeout,
+  paceAfterWrite,
+  type SlicePace,
+} from '../rotation/pace.js';
 import { isWorking, type RunState } from '../rotation/run.js';
 import type { RowKey, Target } from '../rotation/target.js';
 import { advanceIfLeased, finishIfLeased, insertBatch, type CellList, type ClaimedBatch } from '../store/batches.js';
-import { createCellStore, sliceSettings, type CellRow, type CellStore, type Positions } from '../store/cells.js';
+import type { CellRow } from '../store/cell-row.js';
+import { createCellStore, sliceSettings, type CellStore, type Positions } from '../store/cells.js';
 import { sqlstateOf, type Queryable } from '../store/database.js';
 import { quarantineCells, type QuarantinedCell } from '../store/quarantine.js';
 import { getTarget } from '../store/registry.js';
@@ -23,9 +31,10 @@ import { Blocked, LeaseLost, releaseAfter, releaseToStop } from './batch-end.js'
 import type { BatchEnd, BatchServices } from './services.js';
 import { cellCodes, type TreatedRows } from './treat-rows.js';
 
-export const beginRead = `BEGIN READ ONLY; ${sliceSettings}; SET LOCAL statement_timeout = '30s'`;
-/** A worker stopped between two statements must not keep application rows locked: the server ends it. */
-const beginWrite = `BEGIN; ${sliceSettings}; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL synchronous_commit = off; SET LOCAL keyturn.active = '1'`;
+/** A worker stopped between two statements must keep neither application rows locked nor a snapshot open: the server ends it. */
+export const endsWhenIdle = `SET LOCAL idle_in_transaction_session_timeout = '10s'`;
+export const beginRead = `BEGIN READ ONLY; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL statement_timeout = '30s'`;
+const beginWrite = `BEGIN; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '5s'; SET LOCAL synchronous_commit = off; SET LOCAL keyturn.active = '1'`;
 
 const maxSliceBytes = 2_000_000;
 /** Until the width of rows is known. */
@@ -70,10 +79,26 @@ interface Ahead {
 const slicesAhead = 3;
 
 /** Runs a claimed batch until it is done, its lease is lost, or `signal` asks to stop (within one slice). */
-export async function reencryptBatch(services: BatchServices, batch: ClaimedBatch, signal: AbortSignal): Promise<BatchEnd> {
+export async function reencryptBatch(
+  services: BatchServices,
+  batch: ClaimedBatch,
+  signal: AbortSignal,
+): Promise<BatchEnd> {
   try {
     const target = await getTarget(services.database, batch.targetId);
-    return await walk({ services, batch, target, store: createCellStore(target), pace: initialSlicePace, rowLimit: firstSliceRows, careful: undefined, ahead: [] }, signal);
+    return await walk(
+      {
+        services,
+        batch,
+        target,
+        store: createCellStore(target),
+        pace: initialSlicePace,
+        rowLimit: firstSliceRows,
+        careful: undefined,
+        ahead: [],
+      },
+      signal,
+    );
   } catch (error) {
     // The table is gone and with it the batch's work.
     if (isKeyturnError(error, 'TARGET_NOT_FOUND')) return finish(services, batch);
@@ -126,7 +151,12 @@ async function takePrepared(visit: Visit): Promise<PreparedSlice | undefined> {
   while (visit.ahead.length < slicesAhead) {
     const last = visit.ahead.at(-1);
     if (last === undefined) break;
-    visit.ahead.push(sendAhead(visit, last.read.then((slice) => (slice === undefined || slice.isLast ? undefined : read(visit, slice.cursor)))));
+    visit.ahead.push(
+      sendAhead(
+        visit,
+        last.read.then((slice) => (slice === undefined || slice.isLast ? undefined : read(visit, slice.cursor))),
+      ),
+    );
   }
   return visit.ahead.shift()?.prepared;
 }
@@ -158,9 +188,15 @@ async function treat(visit: Visit, slice: ReadSlice): Promise<PreparedSlice> {
   const { services, batch } = visit;
   await services.reachPoint('batch.after_read');
   const keyring = await keyringFor(services, batch);
-  const treated = await services.crypto.treat({ keyring, target: visit.target, rows: slice.rows, visited: slice.visited });
+  const treated = await services.crypto.treat({
+    keyring,
+    target: visit.target,
+    rows: slice.rows,
+    visited: slice.visited,
+  });
   if (treated.blocked !== undefined) throw new Blocked(treated.blocked.cause, String(treated.blocked.keyId));
-  if (treated.rows > 0) visit.rowLimit = Math.max(1, Math.floor(maxSliceBytes / Math.max(1, treated.bytes / treated.rows)));
+  if (treated.rows > 0)
+    visit.rowLimit = Math.max(1, Math.floor(maxSliceBytes / Math.max(1, treated.bytes / treated.rows)));
   return { ...slice, treated };
 }
 
@@ -168,13 +204,24 @@ async function read(visit: Visit, after: RowKey | undefined): Promise<ReadSlice 
   const { services, batch } = visit;
   const limit = Math.min(visit.careful ?? visit.pace.rows, visit.rowLimit);
   const startedAt = performance.now();
-  const found = await services.database.transaction((client) => (batch.cells === undefined ? readRange(visit, client, after, limit) : readList(visit, client, batch.cells, after, limit)), beginRead);
+  const found = await services.database.transaction(
+    (client) =>
+      batch.cells === undefined
+        ? readRange(visit, client, after, limit)
+        : readList(visit, client, batch.cells, after, limit),
+    beginRead,
+  );
   return found === undefined ? undefined : { ...found, before: after, readMs: performance.now() - startedAt };
 }
 
 type FoundSlice = Omit<ReadSlice, 'before' | 'readMs'>;
 
-async function readRange(visit: Visit, client: Queryable, after: RowKey | undefined, limit: number): Promise<FoundSlice | undefined> {
+async function readRange(
+  visit: Visit,
+  client: Queryable,
+  after: RowKey | undefined,
+  limit: number,
+): Promise<FoundSlice | undefined> {
   const { batch, store } = visit;
   const rows = await store.readRange(client, { after: after ?? batch.after, upto: batch.upto }, limit, batch.run.scope);
   const last = rows.at(-1);
@@ -182,15 +229,28 @@ async function readRange(visit: Visit, client: Queryable, after: RowKey | undefi
 }
 
 /** A list's cursor is the number of its rows settled; rows gone by now are not examined. */
-async function readList(visit: Visit, client: Queryable, list: CellList, after: RowKey | undefined, limit: number): Promise<FoundSlice | undefined> {
+async function readList(
+  visit: Visit,
+  client: Queryable,
+  list: CellList,
+  after: RowKey | undefined,
+  limit: number,
+): Promise<FoundSlice | undefined> {
   const settled = Number(after?.[0] ?? 0);
   const wanted = list.rows.slice(settled, settled + limit);
   if (wanted.length === 0) return undefined;
-  const rows = await visit.store.readRows(client, wanted.map((row) => row.key));
-  const columnsOf = new Map(wanted.map((row) => [keyName(row.key), new Set(row.columns.map((position) => list.columns[position]))]));
+  const rows = await visit.store.readRows(
+    client,
+    wanted.map((row) => row.key),
+  );
+  const columnsOf = new Map(
+    wanted.map((row) => [keyName(row.key), new Set(row.columns.map((position) => list.columns[position]))]),
+  );
   return {
     rows,
-    visited: rows.map((row) => visit.target.columns.map((column) => columnsOf.get(keyName(row.key))?.has(column.id) === true)),
+    visited: rows.map((row) =>
+      visit.target.columns.map((column) => columnsOf.get(keyName(row.key))?.has(column.id) === true),
+    ),
     cursor: [String(settled + wanted.length)],
     isLast: settled + wanted.length >= list.rows.length,
   };
@@ -206,7 +266,11 @@ async function keyringFor(services: BatchServices, batch: ClaimedBatch): Promise
   if (services.keyrings.current(name).generation < batch.run.generation) await services.keyrings.refresh(name);
   const keyring = services.keyrings.forWriting(name);
   if (keyring.generation >= batch.run.generation) return keyring;
-  throw new KeyturnError('KEYRING_STALE', `this worker holds generation ${keyring.generation} of keyring ${name}, the run needs ${batch.run.generation}`, { keyring: name });
+  throw new KeyturnError(
+    'KEYRING_STALE',
+    `this worker holds generation ${keyring.generation} of keyring ${name}, the run needs ${batch.run.generation}`,
+    { keyring: name },
+  );
 }
 
 /** Writes one slice in one transaction and answers the run's state. Throws LeaseLost after rolling back. */
@@ -220,11 +284,16 @@ async function write(visit: Visit, slice: PreparedSlice): Promise<RunState> {
     // One row whose new envelope the database refuses: quarantined with the SQLSTATE, the rest of the batch goes on.
     visit.careful = undefined;
     const cause = `REFUSED_${sqlstateOf(error)}`;
-    return await services.database.transaction((client) => settle(client, visit, slice, { unwritten: new Set(slice.treated.stale), refusedFor: cause, startedAt }), beginWrite);
+    return await services.database.transaction(
+      (client) =>
+        settle(client, visit, slice, { unwritten: new Set(slice.treated.stale), refusedFor: cause, startedAt }),
+      beginWrite,
+    );
   } finally {
     const seconds = (performance.now() - startedAt) / 1000;
     if (batch.kind === 'reencrypt') visit.pace = paceAfterWrite(visit.pace, slice.rows.length, seconds);
-    if (visit.careful !== undefined && slice.rows.length <= visit.careful) visit.careful = Math.min(visit.careful * 2, visit.pace.rows);
+    if (visit.careful !== undefined && slice.rows.length <= visit.careful)
+      visit.careful = Math.min(visit.careful * 2, visit.pace.rows);
   }
 }
 
@@ -235,7 +304,8 @@ async function writeIn(client: Queryable, visit: Visit, slice: PreparedSlice, st
   if (batch.kind !== 'dry_run' && stale.length > 0) {
     const locked = await store.lockUnlessBusy(client, replacements);
     await services.reachPoint('batch.before_update');
-    rewritten = locked !== 'all' && locked.size === 0 ? locked : await store.replaceIfUnchanged(client, replacements, locked);
+    rewritten =
+      locked !== 'all' && locked.size === 0 ? locked : await store.replaceIfUnchanged(client, replacements, locked);
   }
   return settle(client, visit, slice, { unwritten: missingFrom(rewritten, stale), refusedFor: undefined, startedAt });
 }
@@ -254,7 +324,11 @@ interface Settlement {
 }
 
 /** Per row the outcomes of its cells; the array is reused, so read it before the next. */
-function* outcomesOf(slice: PreparedSlice, unwritten: ReadonlySet<number>, unwrittenAs: 'conflicted' | 'failed'): Generator<readonly CellOutcome[]> {
+function* outcomesOf(
+  slice: PreparedSlice,
+  unwritten: ReadonlySet<number>,
+  unwrittenAs: 'conflicted' | 'failed',
+): Generator<readonly CellOutcome[]> {
   const { codes, rows } = slice.treated;
   const width = rows === 0 ? 0 : codes.length / rows;
   const cells: CellOutcome[] = [];
@@ -271,30 +345,56 @@ function* outcomesOf(slice: PreparedSlice, unwritten: ReadonlySet<number>, unwri
 }
 
 /** Cells of rows that were not written, as row position and columns. */
-function unwrittenCells(slice: PreparedSlice, unwritten: ReadonlySet<number>): readonly { readonly key: RowKey; readonly columns: readonly number[] }[] {
+function unwrittenCells(
+  slice: PreparedSlice,
+  unwritten: ReadonlySet<number>,
+): readonly { readonly key: RowKey; readonly columns: readonly number[] }[] {
   const { codes, rows } = slice.treated;
   const width = rows === 0 ? 0 : codes.length / rows;
   return [...unwritten].map((row) => ({
     key: slice.rows[row]?.key ?? [],
-    columns: Array.from({ length: width }, (_, column) => column).filter((column) => codes[row * width + column] === cellCodes.reencrypted),
+    columns: Array.from({ length: width }, (_, column) => column).filter(
+      (column) => codes[row * width + column] === cellCodes.reencrypted,
+    ),
   }));
 }
 
 function failuresOf(target: Target, slice: PreparedSlice): QuarantinedCell[] {
-  return slice.treated.failures.map(({ row, column, cause, keyId }) => quarantined(target, slice.rows[row]?.key ?? [], column, cause, typeof keyId === 'number' ? keyId : undefined));
+  return slice.treated.failures.map(({ row, column, cause, keyId }) =>
+    quarantined(target, slice.rows[row]?.key ?? [], column, cause, typeof keyId === 'number' ? keyId : undefined),
+  );
 }
 
-function quarantined(target: Target, key: RowKey, column: number, cause: string, keyId: number | undefined): QuarantinedCell {
+function quarantined(
+  target: Target,
+  key: RowKey,
+  column: number,
+  cause: string,
+  keyId: number | undefined,
+): QuarantinedCell {
   return { columnId: target.columns[column]?.id ?? '', key, keyId, cause };
 }
 
 /** Quarantine, follow-up, ledger: the part of the transaction that tells what happened. */
-async function settle(client: Queryable, visit: Visit, slice: PreparedSlice, settlement: Settlement): Promise<RunState> {
+async function settle(
+  client: Queryable,
+  visit: Visit,
+  slice: PreparedSlice,
+  settlement: Settlement,
+): Promise<RunState> {
   const { services, batch, target } = visit;
   const failedFor = settlement.refusedFor ?? (batch.depth >= maxFollowUps ? 'CONFLICTED_TOO_OFTEN' : undefined);
   const unwritten = unwrittenCells(slice, settlement.unwritten);
-  const given = failedFor === undefined ? [] : unwritten.flatMap(({ key, columns }) => columns.map((column) => quarantined(target, key, column, failedFor, undefined)));
-  await quarantineCells(client, { runId: batch.runId, id: batch.id, targetId: batch.targetId }, [...failuresOf(target, slice), ...given]);
+  const given =
+    failedFor === undefined
+      ? []
+      : unwritten.flatMap(({ key, columns }) =>
+          columns.map((column) => quarantined(target, key, column, failedFor, undefined)),
+        );
+  await quarantineCells(client, { runId: batch.runId, id: batch.id, targetId: batch.targetId }, [
+    ...failuresOf(target, slice),
+    ...given,
+  ]);
   if (failedFor === undefined && unwritten.length > 0) await insertFollowUp(client, visit, unwritten);
   await services.reachPoint('batch.before_commit');
   const advanced = await advanceIfLeased(client, {

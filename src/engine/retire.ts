@@ -33,12 +33,22 @@ export interface ProofOptions {
 }
 
 /** Throws MEMBER_BEHIND, OLDER_TRANSACTION_RUNNING or KEY_IN_USE, each naming what stands in the way. */
-export async function proveUnused(database: Database, keyring: StoredKeyring, key: StoredKey, options: ProofOptions): Promise<RetirementProof> {
+export async function proveUnused(
+  database: Database,
+  keyring: StoredKeyring,
+  key: StoredKey,
+  options: ProofOptions,
+): Promise<RetirementProof> {
   const { onProgress } = options;
   await refuseWhileWritten(database, keyring, key);
   await waitForOlderTransactions(database, options);
-  onProgress(`scanning every registered column and every text, bytea and jsonb column for ${keyTitle(keyring.name, key)}`);
-  const proof = await database.transaction((client) => scan(client, keyring, key), `${readOnlySnapshot}; SET LOCAL row_security = off`);
+  onProgress(
+    `scanning every registered column and every text, bytea and jsonb column for ${keyTitle(keyring.name, key)}`,
+  );
+  const proof = await database.transaction(
+    (client) => scan(client, keyring, key),
+    `${readOnlySnapshot}; SET LOCAL row_security = off`,
+  );
   await refuseWhileWritten(database, keyring, key);
   return proof;
 }
@@ -46,12 +56,19 @@ export async function proveUnused(database: Database, keyring: StoredKeyring, ke
 async function refuseWhileWritten(database: Queryable, keyring: StoredKeyring, key: StoredKey): Promise<void> {
   const members = await listMembers(database);
   const active = keyring.keys.find((candidate) => candidate.state === 'active');
-  const laggards = findLaggards(members, { keyringId: keyring.id, ...(typeof active?.id === 'number' ? { writesWithKeyId: active.id } : {}) });
-  if (laggards.length === 0) return;
-  throw new KeyturnError('MEMBER_BEHIND', `${keyTitle(keyring.name, key)} cannot retire: ${laggards.map(({ member, why }) => `${member} ${why}`).join('; ')}; update or stop it first`, {
-    keyId: String(key.id),
-    members: laggards.map(({ member }) => member),
+  const laggards = findLaggards(members, {
+    keyringId: keyring.id,
+    ...(typeof active?.id === 'number' ? { writesWithKeyId: active.id } : {}),
   });
+  if (laggards.length === 0) return;
+  throw new KeyturnError(
+    'MEMBER_BEHIND',
+    `${keyTitle(keyring.name, key)} cannot retire: ${laggards.map(({ member, why }) => `${member} ${why}`).join('; ')}; update or stop it first`,
+    {
+      keyId: String(key.id),
+      members: laggards.map(({ member }) => member),
+    },
+  );
 }
 
 const pollMs = 200;
@@ -60,7 +77,10 @@ const pollMs = 200;
  * Waits until every transaction that is open now, prepared ones included, has ended: one that inserted an envelope and has
  * not committed would be invisible to the scan. Virtual transaction ids are readable by every role.
  */
-async function waitForOlderTransactions(database: Queryable, { onProgress, olderTransactionsMs }: ProofOptions): Promise<void> {
+async function waitForOlderTransactions(
+  database: Queryable,
+  { onProgress, olderTransactionsMs }: ProofOptions,
+): Promise<void> {
   const { rows: open } = await database.query(
     `SELECT l.virtualtransaction, l.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
      WHERE l.locktype = 'virtualxid' AND l.granted AND a.datname = current_database() AND l.pid <> pg_backend_pid()
@@ -75,9 +95,15 @@ async function waitForOlderTransactions(database: Queryable, { onProgress, older
     );
     const left = rows.filter((row) => row[0] === '' || waitingFor.has(String(row[0])));
     if (left.length === 0) return;
-    const names = left.map((row) => `${String(row[3])} ${String(row[1])}${row[2] === '' ? '' : ` (${String(row[2])})`}`);
+    const names = left.map(
+      (row) => `${String(row[3])} ${String(row[1])}${row[2] === '' ? '' : ` (${String(row[2])})`}`,
+    );
     if (performance.now() >= until) {
-      throw new KeyturnError('OLDER_TRANSACTION_RUNNING', `the scan can only begin after older transactions have ended; still open after ${olderTransactionsMs / 1000} s: ${names.join(', ')}; end it and repeat`, { open: names });
+      throw new KeyturnError(
+        'OLDER_TRANSACTION_RUNNING',
+        `the scan can only begin after older transactions have ended; still open after ${olderTransactionsMs / 1000} s: ${names.join(', ')}; end it and repeat`,
+        { open: names },
+      );
     }
     onProgress(`waiting for older transactions: ${names.join(', ')}`);
     await new Promise((resolve) => setTimeout(resolve, pollMs));
@@ -85,7 +111,9 @@ async function waitForOlderTransactions(database: Queryable, { onProgress, older
 }
 
 async function scan(client: Queryable, keyring: StoredKeyring, key: StoredKey): Promise<RetirementProof> {
-  const { rows } = await client.query(`SELECT pg_current_snapshot()::text, to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`);
+  const { rows } = await client.query(
+    `SELECT pg_current_snapshot()::text, to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`,
+  );
   const targets = await listTargets(client);
   const columns: NamingCount[] = [];
   const sql: string[] = [];
@@ -96,21 +124,43 @@ async function scan(client: Queryable, keyring: StoredKeyring, key: StoredKey): 
   }
   const used = columns.filter((column) => column.naming > 0);
   if (used.length > 0) {
-    throw new KeyturnError('KEY_IN_USE', `${keyTitle(keyring.name, key)} is still named by ${used.map(({ target, column, naming }) => `${naming} cells of ${target}.${column}`).join(', ')}; move them with: keyturn reencrypt`, {
-      keyId: String(key.id),
-    });
+    throw new KeyturnError(
+      'KEY_IN_USE',
+      `${keyTitle(keyring.name, key)} is still named by ${used.map(({ target, column, naming }) => `${naming} cells of ${target}.${column}`).join(', ')}; move them with: keyturn reencrypt`,
+      {
+        keyId: String(key.id),
+      },
+    );
   }
   const formats = formatNames.flatMap((name) => formatByName(name) ?? []);
-  const { strays, ...unregistered } = await countStrays(client, await listApplicationColumns(client), coveredPaths(targets), formats);
+  const { strays, ...unregistered } = await countStrays(
+    client,
+    await listApplicationColumns(client),
+    coveredPaths(targets),
+    formats,
+  );
   if (strays.length > 0) {
-    throw new KeyturnError('KEY_IN_USE', `columns that no target covers hold envelopes: ${strays.map(({ table, column, cells }) => `${cells} in ${table}.${column}`).join(', ')}; register them in keyturn.yaml and run keyturn init, or remove them`, {
-      keyId: String(key.id),
-    });
+    throw new KeyturnError(
+      'KEY_IN_USE',
+      `columns that no target covers hold envelopes: ${strays.map(({ table, column, cells }) => `${cells} in ${table}.${column}`).join(', ')}; register them in keyturn.yaml and run keyturn init, or remove them`,
+      {
+        keyId: String(key.id),
+      },
+    );
   }
-  return { key: keyTitle(keyring.name, key), snapshot: String(rows[0]?.[0]), scannedAt: String(rows[0]?.[1]), columns, unregistered, sql };
+  return {
+    key: keyTitle(keyring.name, key),
+    snapshot: String(rows[0]?.[0]),
+    scannedAt: String(rows[0]?.[1]),
+    columns,
+    unregistered,
+    sql,
+  };
 }
 
-function coveredPaths(targets: readonly Target[]): (column: ApplicationColumn) => readonly (readonly string[])[] | undefined {
+function coveredPaths(
+  targets: readonly Target[],
+): (column: ApplicationColumn) => readonly (readonly string[])[] | undefined {
   const covered = new Map<string, (readonly string[])[]>();
   for (const target of targets) {
     for (const column of target.columns) {

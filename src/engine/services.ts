@@ -4,7 +4,12 @@ import type { Database } from '../store/database.js';
 import type { SliceCrypto } from './slice-crypto.js';
 
 /** Named points inside a batch; a crash test ends the process when one is reached. */
-export type BatchPoint = 'batch.after_read' | 'batch.before_update' | 'batch.before_commit' | 'batch.after_commit' | 'batch.before_ack';
+export type BatchPoint =
+  | 'batch.after_read'
+  | 'batch.before_update'
+  | 'batch.before_commit'
+  | 'batch.after_commit'
+  | 'batch.before_ack';
 
 export type ReachPoint = (point: BatchPoint) => Promise<void>;
 

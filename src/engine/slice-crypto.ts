@@ -1,10 +1,10 @@
-// Where the cells of a slice are reencrypted: on this event loop, or in threads, so that the cryptography of the next slices
-// runs beside the statements of the last one on other cores. A thread holds the same keys as this process.
+// Where the cells of a slice are reencrypted: on this event loop, or in a thread, so that the cryptography of the next slice
+// runs beside the statements of the last one on another core. The thread holds the same keys as this process.
 import { Worker } from 'node:worker_threads';
 import { KeyturnError, type ErrorCode } from '../errors.js';
 import type { Keyring } from '../keys/keyring.js';
 import type { Target } from '../rotation/target.js';
-import type { CellRow } from '../store/cells.js';
+import type { CellRow } from '../store/cell-row.js';
 import { startTreatment, type TreatedRows } from './treat-rows.js';
 
 export interface SliceWork {
@@ -40,8 +40,19 @@ export function createInlineCrypto(): SliceCrypto {
 
 /** To the thread; `keyring` comes before the first slice of each generation, without wraps. */
 export type ThreadRequest =
-  | { readonly kind: 'keyring'; readonly keyring: Pick<Keyring, 'id' | 'name' | 'cluster' | 'generation' | 'keys'>; readonly held: readonly { id: Keyring['held'][number]['id']; material: Keyring['held'][number]['material'] }[] }
-  | { readonly kind: 'slice'; readonly id: number; readonly keyringId: string; readonly target: Target; readonly rows: FlatRows; readonly visited: SliceWork['visited'] };
+  | {
+      readonly kind: 'keyring';
+      readonly keyring: Pick<Keyring, 'id' | 'name' | 'cluster' | 'generation' | 'keys'>;
+      readonly held: readonly { id: Keyring['held'][number]['id']; material: Keyring['held'][number]['material'] }[];
+    }
+  | {
+      readonly kind: 'slice';
+      readonly id: number;
+      readonly keyringId: string;
+      readonly target: Target;
+      readonly rows: FlatRows;
+      readonly visited: SliceWork['visited'];
+    };
 
 /** Rows one behind the other: key parts, tenant, values. One long array crosses to a thread far faster than many objects. */
 export type FlatRows = readonly (string | null)[];
@@ -57,7 +68,11 @@ export function unflatten(target: Target, flat: FlatRows): readonly CellRow[] {
   const stride = keyParts + 1 + target.columns.length;
   return Array.from({ length: flat.length / stride }, (_, row) => {
     const at = row * stride;
-    return { key: flat.slice(at, at + keyParts) as string[], scope: flat[at + keyParts] ?? null, values: flat.slice(at + keyParts + 1, at + stride) };
+    return {
+      key: flat.slice(at, at + keyParts) as string[],
+      scope: flat[at + keyParts] ?? null,
+      values: flat.slice(at + keyParts + 1, at + stride),
+    };
   });
 }
 
@@ -65,27 +80,11 @@ export type ThreadAnswer =
   | { readonly id: number; readonly treated: TreatedRows }
   | { readonly id: number; readonly failed: { readonly code: ErrorCode | undefined; readonly message: string } };
 
-/** A young generation that holds a slice spares the collector from promoting what dies a moment later. */
-const threadLimits = { maxYoungGenerationSizeMb: 24, maxOldGenerationSizeMb: 256 };
+/** Keeps a worker small: a slice or two live here at a time. */
+const threadLimits = { maxYoungGenerationSizeMb: 8, maxOldGenerationSizeMb: 256 };
 
-/** Threads share the slices; `entry` is the compiled slice-thread module. */
-export function createThreadCrypto(entry: URL, threads: number): SliceCrypto {
-  const lanes = Array.from({ length: threads }, () => createLane(entry));
-  let turn = 0;
-  return {
-    treat(work) {
-      const lane = lanes[turn++ % lanes.length];
-      if (lane === undefined) throw new Error('a thread count is at least 1');
-      return lane.treat(work);
-    },
-    async close() {
-      await Promise.all(lanes.map((lane) => lane.close()));
-    },
-  };
-}
-
-/** One thread, started at the first slice. One that dies fails the slices it had; the next slice starts another. */
-function createLane(entry: URL): SliceCrypto {
+/** One thread, started at the first slice; `entry` is the compiled slice-thread module. One that dies fails the slices it had; the next slice starts another. */
+export function createThreadCrypto(entry: URL): SliceCrypto {
   const waiting = new Map<number, { resolve: (treated: TreatedRows) => void; reject: (error: Error) => void }>();
   const sent = new Map<string, Keyring>();
   let thread: Worker | undefined;
@@ -103,7 +102,8 @@ function createLane(entry: URL): SliceCrypto {
     });
     const onEnd = (): void => {
       thread = undefined;
-      for (const waiter of waiting.values()) waiter.reject(new KeyturnError('THREAD_ENDED', 'the thread that reencrypts ended; the batch is tried again'));
+      for (const waiter of waiting.values())
+        waiter.reject(new KeyturnError('THREAD_ENDED', 'the thread that reencrypts ended; the batch is tried again'));
       waiting.clear();
     };
     started.on('error', onEnd);
@@ -120,7 +120,14 @@ function createLane(entry: URL): SliceCrypto {
       }
       const id = nextId++;
       const answered = new Promise<TreatedRows>((resolve, reject) => waiting.set(id, { resolve, reject }));
-      thread.postMessage({ kind: 'slice', id, keyringId: keyring.id, target, rows: flatten(rows), visited } satisfies ThreadRequest);
+      thread.postMessage({
+        kind: 'slice',
+        id,
+        keyringId: keyring.id,
+        target,
+        rows: flatten(rows),
+        visited,
+      } satisfies ThreadRequest);
       return answered;
     },
     async close() {

@@ -15,7 +15,13 @@ function openKeyring({ keyring, held }: Extract<ThreadRequest, { kind: 'keyring'
   for (const { id, material } of held) {
     const row = keyring.keys.find((key) => key.id === id);
     if (row === undefined || typeof id !== 'number') continue;
-    opened.set(id, createValueKey({ id, algorithm: row.algorithm, purpose: 1, cluster: keyring.cluster, scope: keyring.id }, material));
+    opened.set(
+      id,
+      createValueKey(
+        { id, algorithm: row.algorithm, purpose: 1, cluster: keyring.cluster, scope: keyring.id },
+        material,
+      ),
+    );
   }
   keyrings.set(keyring.id, createKeyring(keyring, opened));
 }
@@ -30,15 +36,23 @@ function treat(request: Extract<ThreadRequest, { kind: 'slice' }>): ThreadAnswer
     return { id: request.id, treated: treatment.finish() };
   } catch (error) {
     // Of a bug only its class: its message may hold values (I7).
-    const failed = error instanceof KeyturnError ? { code: error.code, message: error.message } : { code: undefined, message: error instanceof Error ? error.constructor.name : 'unknown' };
+    const failed =
+      error instanceof KeyturnError
+        ? { code: error.code, message: error.message }
+        : { code: undefined, message: error instanceof Error ? error.constructor.name : 'unknown' };
     return { id: request.id, failed };
   }
 }
 
 function buffersOf(treated: TreatedRows): ArrayBuffer[] {
   const { keys, columns } = treated.replacements;
-  const packed = [...keys, ...columns.flatMap((column) => (column === undefined ? [] : [column.read, column.replacement]))];
-  return [...new Set([...packed, treated.codes].map((bytes) => bytes.buffer))].filter((buffer) => buffer instanceof ArrayBuffer);
+  const packed = [
+    ...keys,
+    ...columns.flatMap((column) => (column === undefined ? [] : [column.read, column.replacement])),
+  ];
+  return [...new Set([...packed, treated.codes].map((bytes) => bytes.buffer))].filter(
+    (buffer) => buffer instanceof ArrayBuffer,
+  );
 }
 
 parentPort?.on('message', (request: ThreadRequest) => {

@@ -8,11 +8,18 @@ import { randomUUID } from 'node:crypto';
 import { isKeyturnError } from '../errors.js';
 import type { BatchQueue } from '../queue/jobs.js';
 import { dispatchWindow, followUpWindow } from '../rotation/pace.js';
-import { countOut, dispatchDue, expireLeases, listUnclaimed, returnIfStillDispatched, type DispatchedBatch } from '../store/batches.js';
+import {
+  countOut,
+  dispatchDue,
+  expireLeases,
+  listUnclaimed,
+  returnIfStillDispatched,
+  type DispatchedBatch,
+} from '../store/batches.js';
 import type { Database } from '../store/database.js';
 import { giveUpLeadership, holdLeadership, stillLeads, type Leadership } from '../store/leadership.js';
 import { listMembers, removeForgottenMembers } from '../store/members.js';
-import { listUnfinishedRuns } from '../store/runs.js';
+import { listUnfinishedRuns, setHeldBack, type Run } from '../store/runs.js';
 import { advanceRun } from './advance-run.js';
 
 const tickMs = 500;
@@ -46,8 +53,9 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
     const before = leadership?.fencingToken;
     leadership = await holdLeadership(database, holder);
     if (leadership === undefined) return;
-    if (leadership.fencingToken !== before) options.onEvent('supervisor leads', { fencingToken: leadership.fencingToken });
-    for (const run of await listUnfinishedRuns(database)) await advanceRun({ database, leadership }, run);
+    if (leadership.fencingToken !== before)
+      options.onEvent('supervisor leads', { fencingToken: leadership.fencingToken });
+    for (const run of await listUnfinishedRuns(database)) await advance(leadership, run);
     for (const batch of await whileLeading(leadership, expireLeases)) options.onEvent('lease expired', { batch });
     await dispatch(leadership);
     if (performance.now() - reconciledAtMs >= reconcileMs) {
@@ -56,11 +64,28 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
     }
   }
 
+  /** A run that cannot go on, say because its table changed, must not keep the others from being looked after. */
+  async function advance(lead: Leadership, run: Run): Promise<void> {
+    try {
+      await advanceRun({ database, leadership: lead }, run);
+    } catch (error) {
+      if (!isKeyturnError(error) || error.code === 'DATABASE_UNAVAILABLE') throw error;
+      options.onTrouble(error);
+      await setHeldBack(database, run, error.message);
+    }
+  }
+
   async function dispatch(lead: Leadership): Promise<void> {
     const workers = (await listMembers(database)).filter((member) => member.isLive && member.kind === 'worker').length;
     const out = await countOut(database);
-    const free = { range: Math.max(0, dispatchWindow(workers) - out.range), list: Math.max(0, followUpWindow(workers) - out.list) };
-    const batches = await whileLeading(lead, async (client) => [...(await dispatchDue(client, free.range, 'range')), ...(await dispatchDue(client, free.list, 'list'))]);
+    const free = {
+      range: Math.max(0, dispatchWindow(workers) - out.range),
+      list: Math.max(0, followUpWindow(workers) - out.list),
+    };
+    const batches = await whileLeading(lead, async (client) => [
+      ...(await dispatchDue(client, free.range, 'range')),
+      ...(await dispatchDue(client, free.list, 'list')),
+    ]);
     if (batches.length > 0) await queue.send(batches.map(jobOf));
   }
 
@@ -79,14 +104,19 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
         missing.add(name);
         continue;
       }
-      const returned = await whileLeading(lead, async (client) => ((await returnIfStillDispatched(client, batch)) ? [batch] : []));
+      const returned = await whileLeading(lead, async (client) =>
+        (await returnIfStillDispatched(client, batch)) ? [batch] : [],
+      );
       if (returned.length > 0) options.onEvent('lost job found', { batch: batch.id });
     }
     suspects = missing;
     await removeForgottenMembers(database);
   }
 
-  async function whileLeading<T>(lead: Leadership, work: (client: Parameters<typeof stillLeads>[0]) => Promise<readonly T[]>): Promise<readonly T[]> {
+  async function whileLeading<T>(
+    lead: Leadership,
+    work: (client: Parameters<typeof stillLeads>[0]) => Promise<readonly T[]>,
+  ): Promise<readonly T[]> {
     return database.transaction(async (client) => ((await stillLeads(client, lead)) ? work(client) : []));
   }
 

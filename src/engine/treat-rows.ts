@@ -4,7 +4,7 @@ import { reencrypt, type CellFailure } from '../codec.js';
 import type { KeyId } from '../crypto/value-key.js';
 import type { Keyring } from '../keys/keyring.js';
 import { targetTitle, type Target } from '../rotation/target.js';
-import { storedOf, type CellRow, type PackedReplacements } from '../store/cells.js';
+import { storedOf, type CellRow, type PackedReplacements } from '../store/cell-row.js';
 import { packArray } from '../store/packed-array.js';
 import { createCellBuilder } from './cells-of-target.js';
 
@@ -15,7 +15,12 @@ export interface TreatedRows {
   readonly rows: number;
   /** `row * columns + column` of the target. */
   readonly codes: Uint8Array;
-  readonly failures: readonly { readonly row: number; readonly column: number; readonly cause: CellFailure; readonly keyId: KeyId | undefined }[];
+  readonly failures: readonly {
+    readonly row: number;
+    readonly column: number;
+    readonly cause: CellFailure;
+    readonly keyId: KeyId | undefined;
+  }[];
   /** A cell names a key that is not held: nothing of the slice is to be written. */
   readonly blocked: { readonly cause: 'KEY_NOT_HELD' | 'KEY_RETIRED'; readonly keyId: KeyId } | undefined;
   /** Rows with something to write, as positions among `rows`; `replacements` is in this order. */
@@ -50,7 +55,12 @@ export function startTreatment(keyring: Keyring, target: Target, rowCount: numbe
   let bytes = 0;
   let cryptoMs = 0;
 
-  function addCell(row: CellRow, column: number, cellOf: ReturnType<typeof builder.cellsOf>, value: string): Rewrite | null {
+  function addCell(
+    row: CellRow,
+    column: number,
+    cellOf: ReturnType<typeof builder.cellsOf>,
+    value: string,
+  ): Rewrite | null {
     const definition = target.columns[column];
     if (definition === undefined) throw new Error(`target ${targetTitle(target)} has no column ${column}`);
     bytes += value.length;
@@ -79,7 +89,9 @@ export function startTreatment(keyring: Keyring, target: Target, rowCount: numbe
       const startedAt = performance.now();
       rows++;
       const cellOf = builder.cellsOf(row.key, row.scope);
-      const rowRewrites = row.values.map((value, column) => (value === null || visited?.[column] === false ? null : addCell(row, column, cellOf, value)));
+      const rowRewrites = row.values.map((value, column) =>
+        value === null || visited?.[column] === false ? null : addCell(row, column, cellOf, value),
+      );
       if (rowRewrites.some((rewrite) => rewrite !== null)) {
         stale.push(rows - 1);
         for (const [part, column] of keys.entries()) column.push(row.key[part] ?? '');
@@ -91,7 +103,9 @@ export function startTreatment(keyring: Keyring, target: Target, rowCount: numbe
       const replacements = {
         rows: stale.length,
         keys: keys.map((part) => packArray('text', part)),
-        columns: rewrites.map((column, at) => packColumn(target.columns[at]?.sqlType === 'bytea' ? 'bytea' : 'text', column)),
+        columns: rewrites.map((column, at) =>
+          packColumn(target.columns[at]?.sqlType === 'bytea' ? 'bytea' : 'text', column),
+        ),
       };
       return { rows, codes, failures, blocked, stale, replacements, bytes, cryptoMs };
     },
@@ -99,10 +113,19 @@ export function startTreatment(keyring: Keyring, target: Target, rowCount: numbe
 }
 
 /** Undefined where no row of the slice changes this column. */
-function packColumn(element: 'bytea' | 'text', rewrites: readonly (Rewrite | null)[]): PackedReplacements['columns'][number] {
+function packColumn(
+  element: 'bytea' | 'text',
+  rewrites: readonly (Rewrite | null)[],
+): PackedReplacements['columns'][number] {
   if (rewrites.every((rewrite) => rewrite === null)) return undefined;
   return {
-    read: packArray(element, rewrites.map((rewrite) => rewrite?.read ?? null)),
-    replacement: packArray(element, rewrites.map((rewrite) => rewrite?.replacement ?? null)),
+    read: packArray(
+      element,
+      rewrites.map((rewrite) => rewrite?.read ?? null),
+    ),
+    replacement: packArray(
+      element,
+      rewrites.map((rewrite) => rewrite?.replacement ?? null),
+    ),
   };
 }

@@ -11,17 +11,18 @@ import { countRows, emptyOutcome, type CellOutcome, type Outcome } from '../rota
 import { isWorking, type RunState } from '../rotation/run.js';
 import type { RowKey, Target } from '../rotation/target.js';
 import { advanceIfLeased, finishIfLeased, insertBatch, type ClaimedBatch } from '../store/batches.js';
-import { createCellStore, storedOf, type CellStore, type KeyRange } from '../store/cells.js';
+import { storedOf } from '../store/cell-row.js';
+import { createCellStore, type CellStore, type KeyRange } from '../store/cells.js';
 import type { Queryable } from '../store/database.js';
 import { quarantineCells, quarantinedAmong, type QuarantinedCell } from '../store/quarantine.js';
 import { getTarget } from '../store/registry.js';
 import { LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
 import { createCellBuilder, formatOf, storageOf } from './cells-of-target.js';
-import { beginRead } from './reencrypt-batch.js';
+import { beginRead, endsWhenIdle } from './reencrypt-batch.js';
 import type { BatchEnd, BatchServices } from './services.js';
 
 /** A worker stopped before it commits must not keep its batch locked: the supervisor would wait for it to expire its lease. */
-const beginSettle = `BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'`;
+const beginSettle = `BEGIN; ${endsWhenIdle}`;
 
 const countSliceRows = 5_000;
 /** Slices that are read cell by cell stay small: whole envelopes travel. */
@@ -46,13 +47,18 @@ interface Scan {
 }
 
 /** Runs a claimed verify batch until it is done, lost, handed back or stopped. */
-export async function verifyBatch(services: BatchServices, batch: ClaimedBatch, signal: AbortSignal): Promise<BatchEnd> {
+export async function verifyBatch(
+  services: BatchServices,
+  batch: ClaimedBatch,
+  signal: AbortSignal,
+): Promise<BatchEnd> {
   try {
     const scan = await startScan(services, batch);
     return await walk(scan, signal);
   } catch (error) {
     // The table is gone and with it the batch's work.
-    if (isKeyturnError(error, 'TARGET_NOT_FOUND')) return (await finishIfLeased(services.database, batch)) ? { end: 'done' } : { end: 'lost' };
+    if (isKeyturnError(error, 'TARGET_NOT_FOUND'))
+      return (await finishIfLeased(services.database, batch)) ? { end: 'done' } : { end: 'lost' };
     return releaseAfter(services, batch, error);
   }
 }
@@ -62,7 +68,14 @@ async function startScan(services: BatchServices, batch: ClaimedBatch): Promise<
   const { keyringName, generation, targetKeyId } = batch.run;
   const held = services.keyrings.current(keyringName);
   const keyring = held.generation < generation ? await services.keyrings.refresh(keyringName) : held;
-  return { services, batch, target, store: createCellStore(target), keyring, targetKey: targetKeyOf(keyring, targetKeyId) };
+  return {
+    services,
+    batch,
+    target,
+    store: createCellStore(target),
+    keyring,
+    targetKey: targetKeyOf(keyring, targetKeyId),
+  };
 }
 
 async function walk(scan: Scan, signal: AbortSignal): Promise<BatchEnd> {
@@ -71,8 +84,12 @@ async function walk(scan: Scan, signal: AbortSignal): Promise<BatchEnd> {
   for (;;) {
     if (signal.aborted) return releaseToStop(services, batch);
     const slice = await countSlice(scan, after);
-    if (slice === undefined) return (await finishIfLeased(services.database, batch)) ? { end: 'done' } : { end: 'lost' };
-    const runState = await services.database.transaction((client) => settle(client, scan, { after, upto: slice.cursor }, slice), beginSettle);
+    if (slice === undefined)
+      return (await finishIfLeased(services.database, batch)) ? { end: 'done' } : { end: 'lost' };
+    const runState = await services.database.transaction(
+      (client) => settle(client, scan, { after, upto: slice.cursor }, slice),
+      beginSettle,
+    );
     if (slice.isLast) return { end: 'done' };
     if (!isWorking(runState)) return releaseToStop(services, batch);
     after = slice.cursor;
@@ -84,7 +101,14 @@ async function settle(client: Queryable, scan: Scan, range: KeyRange, slice: Sli
   const { batch, services } = scan;
   await quarantineCells(client, { runId: batch.runId, id: batch.id, targetId: batch.targetId }, slice.failures);
   if (slice.staleCells > 0 && batch.run.kind === 'reencrypt') {
-    await insertBatch(client, { runId: batch.runId, pass: batch.pass + 1, targetId: batch.targetId, kind: 'reencrypt', ...range, follows: batch.id });
+    await insertBatch(client, {
+      runId: batch.runId,
+      pass: batch.pass + 1,
+      targetId: batch.targetId,
+      kind: 'reencrypt',
+      ...range,
+      follows: batch.id,
+    });
   }
   const advanced = await advanceIfLeased(client, {
     batch,
@@ -109,8 +133,15 @@ async function countSlice(scan: Scan, after: RowKey | undefined): Promise<SliceC
   return services.database.transaction(async (client) => {
     const upto = await store.lastKeyOfNext(client, { after, upto: batch.upto }, rowsPerSlice, batch.run.scope);
     if (upto === undefined) return undefined;
-    const counted = (batch.run.deep ? undefined : await countByHeader(client, scan, { after, upto })) ?? (await countCellByCell(client, scan, { after, upto }, rowsPerSlice));
-    return { ...counted, cursor: upto, isLast: counted.outcome.rowsExamined < rowsPerSlice, readMs: performance.now() - readFrom };
+    const counted =
+      (batch.run.deep ? undefined : await countByHeader(client, scan, { after, upto })) ??
+      (await countCellByCell(client, scan, { after, upto }, rowsPerSlice));
+    return {
+      ...counted,
+      cursor: upto,
+      isLast: counted.outcome.rowsExamined < rowsPerSlice,
+      readMs: performance.now() - readFrom,
+    };
   }, beginRead);
 }
 
@@ -118,9 +149,17 @@ type Counted = Pick<SliceCount, 'outcome' | 'staleCells' | 'failures'>;
 
 /** Undefined when some cell does not name the target key, so that the slice has to be looked at. */
 async function countByHeader(client: Queryable, scan: Scan, range: KeyRange): Promise<Counted | undefined> {
-  const counted = await scan.store.countNot(client, range, scan.batch.run.scope, (expression, column) => formatOf(scan.target, column).sqlNamesKey(expression, storageOf(column), scan.targetKey));
+  const counted = await scan.store.countNot(client, range, scan.batch.run.scope, (expression, column) =>
+    formatOf(scan.target, column).sqlNamesKey(expression, storageOf(column), scan.targetKey),
+  );
   if (counted.others > 0) return undefined;
-  const outcome = { ...emptyOutcome, rowsExamined: counted.rows, rowsSkipped: counted.rows, cellsExamined: counted.cells, cellsCurrent: counted.cells };
+  const outcome = {
+    ...emptyOutcome,
+    rowsExamined: counted.rows,
+    rowsSkipped: counted.rows,
+    cellsExamined: counted.cells,
+    cellsCurrent: counted.cells,
+  };
   return { outcome, staleCells: 0, failures: [] };
 }
 
@@ -138,7 +177,8 @@ async function countCellByCell(client: Queryable, scan: Scan, range: KeyRange, l
       if (stored === null || stored === undefined) continue;
       const verdict = verdictOn(scan, cellOf(position), storedOf(column, stored));
       cells.push(verdict.outcome);
-      if (verdict.outcome === 'failed') failures.push({ columnId: column.id, key: row.key, keyId: verdict.keyId, cause: verdict.cause });
+      if (verdict.outcome === 'failed')
+        failures.push({ columnId: column.id, key: row.key, keyId: verdict.keyId, cause: verdict.cause });
       if (verdict.outcome === 'conflicted') stale.push({ columnId: column.id, key: row.key });
     }
     outcomes.push(cells);
@@ -147,12 +187,18 @@ async function countCellByCell(client: Queryable, scan: Scan, range: KeyRange, l
   return { outcome: countRows(outcomes), staleCells: stale.length - quarantined, failures };
 }
 
-type Verdict = { readonly outcome: 'current' | 'conflicted' } | { readonly outcome: 'failed'; readonly cause: CellFailure; readonly keyId: number | undefined };
+type Verdict =
+  | { readonly outcome: 'current' | 'conflicted' }
+  | { readonly outcome: 'failed'; readonly cause: CellFailure; readonly keyId: number | undefined };
 
 /** A stale cell counts as conflicted: it is not settled and has to be visited again. */
 function verdictOn(scan: Scan, cell: Cell, stored: Stored): Verdict {
   const keyId = cell.format.nameKey(stored);
-  const failed = (cause: CellFailure): Verdict => ({ outcome: 'failed', cause, keyId: typeof keyId === 'number' ? keyId : undefined });
+  const failed = (cause: CellFailure): Verdict => ({
+    outcome: 'failed',
+    cause,
+    keyId: typeof keyId === 'number' ? keyId : undefined,
+  });
   if (keyId === undefined) return failed('NOT_AN_ENVELOPE');
   const { status } = scan.keyring.lookup(keyId);
   if (status === 'unknown') return failed('UNKNOWN_KEY');
@@ -162,7 +208,9 @@ function verdictOn(scan: Scan, cell: Cell, stored: Stored): Verdict {
     if (examined.outcome === 'failed') return failed(examined.cause);
   }
   if (scan.batch.run.deep && keyId === scan.targetKey.id && status !== 'held') {
-    throw new KeyturnError('KEY_NOT_HELD', `this worker does not hold the target key ${keyId}`, { keyId: String(keyId) });
+    throw new KeyturnError('KEY_NOT_HELD', `this worker does not hold the target key ${keyId}`, {
+      keyId: String(keyId),
+    });
   }
   return { outcome: keyId === scan.targetKey.id ? 'current' : 'conflicted' };
 }
@@ -170,5 +218,7 @@ function verdictOn(scan: Scan, cell: Cell, stored: Stored): Verdict {
 function targetKeyOf(keyring: Keyring, id: KeyId): StoredKey {
   const key = keyring.keys.find((candidate) => candidate.id === id);
   if (key !== undefined) return key;
-  throw new KeyturnError('KEYRING_STALE', `this worker's keyring ${keyring.name} does not know key ${id} yet`, { keyring: keyring.name });
+  throw new KeyturnError('KEYRING_STALE', `this worker's keyring ${keyring.name} does not know key ${id} yet`, {
+    keyring: keyring.name,
+  });
 }

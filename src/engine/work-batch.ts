@@ -11,7 +11,10 @@ export type Worked = (BatchEnd & { readonly batch: ClaimedBatch }) | { readonly 
 export async function workBatch(services: BatchServices, job: BatchJob, signal: AbortSignal): Promise<Worked> {
   const batch = await claimIfDispatched(services.database, { ...job, memberId: services.memberId });
   if (batch === undefined) return { end: 'dropped' };
-  const ended = batch.kind === 'verify' ? await verifyBatch(services, batch, signal) : await reencryptBatch(services, batch, signal);
+  const ended =
+    batch.kind === 'verify'
+      ? await verifyBatch(services, batch, signal)
+      : await reencryptBatch(services, batch, signal);
   await services.reachPoint('batch.before_ack');
   return { ...ended, batch };
 }

@@ -54,7 +54,11 @@ export function createKeyring(stored: Omit<StoredKeyring, 'algorithm'>, opened: 
 /** Throws KEY_NOT_HELD when the keyring has no active key that this process holds. */
 export function activeKeyOf(keyring: Keyring): ValueKey {
   if (keyring.active !== undefined) return keyring.active;
-  throw new KeyturnError('KEY_NOT_HELD', `keyring ${keyring.name} has no active key that this process holds; run: keyturn key list`, { keyring: keyring.name });
+  throw new KeyturnError(
+    'KEY_NOT_HELD',
+    `keyring ${keyring.name} has no active key that this process holds; run: keyturn key list`,
+    { keyring: keyring.name },
+  );
 }
 
 /** `customers v3 (id 17)`, the way every door names a key. */

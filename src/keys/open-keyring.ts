@@ -27,28 +27,47 @@ export function matchRoots(roots: readonly RootKey[], known: readonly KnownRoot[
 }
 
 /** Throws MASTER_KEY_MISMATCH unless the held roots open the tokens of, and every loadable key in, this keyring. */
-export async function openKeyringOrRefuse(stored: StoredKeyring, given: readonly RootKey[], known: readonly KnownRoot[]): Promise<{ keyring: Keyring; roots: HeldRoots }> {
+export async function openKeyringOrRefuse(
+  stored: StoredKeyring,
+  given: readonly RootKey[],
+  known: readonly KnownRoot[],
+): Promise<{ keyring: Keyring; roots: HeldRoots }> {
   const roots = matchRoots(given, known);
-  const needed = new Set(stored.keys.filter((key) => isLoaded(key.state)).flatMap((key) => key.wraps.map((wrap) => wrap.rootId)));
+  const needed = new Set(
+    stored.keys.filter((key) => isLoaded(key.state)).flatMap((key) => key.wraps.map((wrap) => wrap.rootId)),
+  );
   if (needed.size > 0 && ![...needed].some((id) => roots.has(id))) throw mismatch(stored, given, known, needed);
   for (const record of known) {
     const root = roots.get(record.id);
-    if (root !== undefined && needed.has(record.id) && !(await root.opensToken(record.id, record.verificationToken))) throw mismatch(stored, given, known, needed);
+    if (root !== undefined && needed.has(record.id) && !(await root.opensToken(record.id, record.verificationToken)))
+      throw mismatch(stored, given, known, needed);
   }
   const keyring = await openKeyring(stored, roots, new Map());
   const unopened = stored.keys.find((key) => isLoaded(key.state) && keyring.lookup(key.id).status !== 'held');
   if (unopened !== undefined) {
-    throw new KeyturnError('UNWRAP_FAILED', `data key ${stored.name} v${unopened.version} (id ${unopened.id}) does not open under the given root key although others do; restore the key tables from a backup`, {
-      keyring: stored.name,
-      keyId: String(unopened.id),
-    });
+    throw new KeyturnError(
+      'UNWRAP_FAILED',
+      `data key ${stored.name} v${unopened.version} (id ${unopened.id}) does not open under the given root key although others do; restore the key tables from a backup`,
+      {
+        keyring: stored.name,
+        keyId: String(unopened.id),
+      },
+    );
   }
   return { keyring, roots };
 }
 
-function mismatch(stored: StoredKeyring, given: readonly RootKey[], known: readonly KnownRoot[], needed: ReadonlySet<number>): KeyturnError {
+function mismatch(
+  stored: StoredKeyring,
+  given: readonly RootKey[],
+  known: readonly KnownRoot[],
+  needed: ReadonlySet<number>,
+): KeyturnError {
   const have = given.map((root) => root.shortFingerprint).join(', ') || 'none';
-  const want = known.filter((record) => needed.has(record.id)).map((record) => shortFingerprintOf(record.fingerprint)).join(', ');
+  const want = known
+    .filter((record) => needed.has(record.id))
+    .map((record) => shortFingerprintOf(record.fingerprint))
+    .join(', ');
   return new KeyturnError(
     'MASTER_KEY_MISMATCH',
     `MasterKeyMismatch: the keys of keyring ${stored.name} are wrapped under root key ${want}, the given root key is ${have}; nothing was written; give the right root key`,
@@ -65,12 +84,17 @@ export function shortFingerprintOf(fingerprint: Buffer): string {
  * Unwraps what is loadable, reusing keys of an earlier snapshot. A key that does not open is left out: the keyring then
  * says `not_held`, and the member's report makes it a laggard.
  */
-export async function openKeyring(stored: StoredKeyring, roots: HeldRoots, earlier: ReadonlyMap<KeyId, ValueKey>): Promise<Keyring> {
+export async function openKeyring(
+  stored: StoredKeyring,
+  roots: HeldRoots,
+  earlier: ReadonlyMap<KeyId, ValueKey>,
+): Promise<Keyring> {
   const opened = new Map<KeyId, ValueKey>();
   for (const key of stored.keys) {
     if (!isLoaded(key.state)) continue;
     const reused = earlier.get(key.id);
-    const opens = reused !== undefined && reused.commitment.equals(key.commitment) ? reused : await unwrapAny(stored, key, roots);
+    const opens =
+      reused !== undefined && reused.commitment.equals(key.commitment) ? reused : await unwrapAny(stored, key, roots);
     if (opens !== undefined) opened.set(key.id, opens);
   }
   return createKeyring(stored, opened);
@@ -78,7 +102,13 @@ export async function openKeyring(stored: StoredKeyring, roots: HeldRoots, earli
 
 async function unwrapAny(stored: StoredKeyring, key: StoredKey, roots: HeldRoots): Promise<ValueKey | undefined> {
   if (typeof key.id !== 'number') return undefined;
-  const identity = { id: key.id, algorithm: key.algorithm, purpose: 1, cluster: stored.cluster, scope: stored.id } as const;
+  const identity = {
+    id: key.id,
+    algorithm: key.algorithm,
+    purpose: 1,
+    cluster: stored.cluster,
+    scope: stored.id,
+  } as const;
   for (const wrap of key.wraps) {
     const root = roots.get(wrap.rootId);
     if (root === undefined) continue;

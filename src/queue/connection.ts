@@ -23,7 +23,10 @@ export interface BatchJob {
   readonly generation: number;
 }
 
-export function queueAddressOf(urls: { redisUrl: Secret | undefined; databaseDirectUrl: Secret }, cluster: string): QueueAddress {
+export function queueAddressOf(
+  urls: { redisUrl: Secret | undefined; databaseDirectUrl: Secret },
+  cluster: string,
+): QueueAddress {
   return urls.redisUrl === undefined
     ? { backend: 'postgres', url: urls.databaseDirectUrl, prefix: postgresQueueSchema }
     : { backend: 'redis', url: urls.redisUrl, prefix: `{keyturn-${cluster.slice(0, 8)}}` };
@@ -44,12 +47,18 @@ const withPostgres = withBackend(createPostgresBackend);
 /** A producer's end; commands fail instead of waiting for a server that is away. */
 export function openQueue(address: QueueAddress, name: string): OpenQueue {
   if (address.backend === 'postgres') {
-    const queue = new withPostgres.Queue(name, { connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix } });
+    const queue = new withPostgres.Queue(name, {
+      connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix },
+    });
     queue.on('error', ignore);
     // The class differs from the Redis one only in its backend type parameter.
     return { queue: queue as unknown as Queue, requireConnected: async () => undefined, close: () => queue.close() };
   }
-  const connection = new Redis(address.url.expose(), { maxRetriesPerRequest: 1, enableOfflineQueue: true, connectTimeout: 5_000 });
+  const connection = new Redis(address.url.expose(), {
+    maxRetriesPerRequest: 1,
+    enableOfflineQueue: true,
+    connectTimeout: 5_000,
+  });
   connection.on('error', ignore);
   const queue = new Queue(name, { connection, prefix: address.prefix });
   queue.on('error', ignore);
@@ -86,7 +95,10 @@ export function openWorker(address: QueueAddress, name: string, processor: Proce
   // BullMQ hands the abort signal only to processors that declare three plain parameters.
   if (processor.length < 3) throw new Error('a processor must declare (job, token, signal)');
   if (address.backend === 'postgres') {
-    const worker = new withPostgres.Worker<BatchJob>(name, processor, { ...workerSettings, connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix } });
+    const worker = new withPostgres.Worker<BatchJob>(name, processor, {
+      ...workerSettings,
+      connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix },
+    });
     return { worker: worker as unknown as Worker, close: () => worker.close() };
   }
   const connection = new Redis(address.url.expose(), { maxRetriesPerRequest: null, connectTimeout: 5_000 });
@@ -104,7 +116,11 @@ export function openWorker(address: QueueAddress, name: string, processor: Proce
 /** Redis must not evict jobs; undefined for PostgreSQL. Throws QUEUE_UNAVAILABLE. */
 export async function readEvictionPolicy(address: QueueAddress): Promise<string | undefined> {
   if (address.backend === 'postgres') return undefined;
-  const connection = new Redis(address.url.expose(), { maxRetriesPerRequest: 1, connectTimeout: 5_000, lazyConnect: true });
+  const connection = new Redis(address.url.expose(), {
+    maxRetriesPerRequest: 1,
+    connectTimeout: 5_000,
+    lazyConnect: true,
+  });
   connection.on('error', ignore);
   try {
     await connection.connect();
@@ -120,5 +136,9 @@ export async function readEvictionPolicy(address: QueueAddress): Promise<string 
 /** Rebuilt without the driver's text, which may hold the URL. */
 export function queueUnavailable(error: unknown): KeyturnError {
   const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'no answer';
-  return new KeyturnError('QUEUE_UNAVAILABLE', `no connection to the queue (${code}); check REDIS_URL, or DATABASE_DIRECT_URL when the queue is in PostgreSQL`, { cause: code });
+  return new KeyturnError(
+    'QUEUE_UNAVAILABLE',
+    `no connection to the queue (${code}); check REDIS_URL, or DATABASE_DIRECT_URL when the queue is in PostgreSQL`,
+    { cause: code },
+  );
 }

@@ -54,7 +54,9 @@ function cancelOnLostLock(worker: Worker): void {
 function jobOf(data: unknown): BatchJob | undefined {
   if (typeof data !== 'object' || data === null || !('batchId' in data) || !('generation' in data)) return undefined;
   const { batchId, generation } = data;
-  return Number.isSafeInteger(batchId) && Number.isSafeInteger(generation) ? { batchId: Number(batchId), generation: Number(generation) } : undefined;
+  return Number.isSafeInteger(batchId) && Number.isSafeInteger(generation)
+    ? { batchId: Number(batchId), generation: Number(generation) }
+    : undefined;
 }
 
 function limited(report: (error: unknown) => void): (error: unknown) => void {

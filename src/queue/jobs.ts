@@ -48,7 +48,13 @@ export function openBatchQueue(address: QueueAddress): BatchQueue {
         const options = { attempts: 1, stackTraceLimit: 0, sizeLimit: 4_096 };
         for (let from = 0; from < jobs.length; from += 100) {
           const chunk = jobs.slice(from, from + 100);
-          await batches.queue.addBulk(chunk.map((job) => ({ name: 'batch', data: { batchId: job.batchId, generation: job.generation }, opts: { ...options, jobId: jobIdOf(job) } })));
+          await batches.queue.addBulk(
+            chunk.map((job) => ({
+              name: 'batch',
+              data: { batchId: job.batchId, generation: job.generation },
+              opts: { ...options, jobId: jobIdOf(job) },
+            })),
+          );
         }
       }),
     isOutstanding: (job) =>
@@ -60,7 +66,9 @@ export function openBatchQueue(address: QueueAddress): BatchQueue {
       answering(marker, async () => {
         const job = await marker.queue.getJob(markerJobId);
         const data: unknown = job?.data;
-        return typeof data === 'object' && data !== null && 'marker' in data && typeof data.marker === 'string' ? data.marker : undefined;
+        return typeof data === 'object' && data !== null && 'marker' in data && typeof data.marker === 'string'
+          ? data.marker
+          : undefined;
       }),
     placeMarker: (value) =>
       answering(marker, async () => {

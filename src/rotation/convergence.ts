@@ -36,13 +36,17 @@ export interface Laggard {
 }
 
 export function findLaggards(members: readonly ReportingMember[], requirement: Requirement): readonly Laggard[] {
-  const live = members.filter((member) => member.isLive && member.keyrings.some((held) => held.keyringId === requirement.keyringId));
+  const live = members.filter(
+    (member) => member.isLive && member.keyrings.some((held) => held.keyringId === requirement.keyringId),
+  );
   const behind = live.flatMap((member) => {
     const why = whyBehind(member, requirement);
     return why === undefined ? [] : [{ member: memberTitle(member), why }];
   });
   const names = new Set(live.map((member) => member.name));
-  const absent = (requirement.expectedMembers ?? []).filter((name) => !names.has(name)).map((name) => ({ member: name, why: 'is expected and not live' }));
+  const absent = (requirement.expectedMembers ?? [])
+    .filter((name) => !names.has(name))
+    .map((name) => ({ member: name, why: 'is expected and not live' }));
   return [...behind, ...absent];
 }
 
@@ -50,9 +54,12 @@ function whyBehind(member: ReportingMember, requirement: Requirement): string | 
   const held = member.keyrings.find((keyring) => keyring.keyringId === requirement.keyringId);
   const format = requirement.formats?.find((name) => !member.formats.includes(name));
   if (format !== undefined) return `does not read format ${format}`;
-  if (requirement.algorithm !== undefined && !member.algorithms.includes(requirement.algorithm)) return `does not read ${requirement.algorithm}`;
-  if (requirement.holdsKeyId !== undefined && held?.heldKeyIds.includes(requirement.holdsKeyId) !== true) return `does not hold key ${requirement.holdsKeyId}`;
-  if (requirement.writesWithKeyId !== undefined && held?.writeKeyId !== requirement.writesWithKeyId) return `writes with key ${held?.writeKeyId ?? 'none'}`;
+  if (requirement.algorithm !== undefined && !member.algorithms.includes(requirement.algorithm))
+    return `does not read ${requirement.algorithm}`;
+  if (requirement.holdsKeyId !== undefined && held?.heldKeyIds.includes(requirement.holdsKeyId) !== true)
+    return `does not hold key ${requirement.holdsKeyId}`;
+  if (requirement.writesWithKeyId !== undefined && held?.writeKeyId !== requirement.writesWithKeyId)
+    return `writes with key ${held?.writeKeyId ?? 'none'}`;
   return undefined;
 }
 

@@ -11,7 +11,8 @@ export interface SlicePace {
 const targetWriteSeconds = 0.2;
 const decay = 0.75;
 const minSliceRows = 20;
-const maxSliceRows = 5_000;
+/** More gains nothing in speed and costs memory: several slices are in hand at once. */
+const maxSliceRows = 1_000;
 
 export const initialSlicePace: SlicePace = { rows: 200, weightedRows: 0, weightedSeconds: 0 };
 
@@ -34,7 +35,9 @@ const targetBatchSeconds = 5;
 
 /** Rows of the next batch, from the rows per second that finished batches of this run reached. */
 export function batchRows(rowsPerSecond: number | undefined): number {
-  return rowsPerSecond === undefined ? initialBatchRows : clamp(Math.round(rowsPerSecond * targetBatchSeconds), 1_000, 50_000);
+  return rowsPerSecond === undefined
+    ? initialBatchRows
+    : clamp(Math.round(rowsPerSecond * targetBatchSeconds), 1_000, 50_000);
 }
 
 /** Batches handed out and not finished, for this many live workers. */

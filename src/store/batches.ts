@@ -27,13 +27,23 @@ export interface ClaimedBatch {
   readonly depth: number;
   readonly attempts: number;
   readonly leaseToken: string;
-  readonly run: { readonly kind: RunKind; readonly keyringName: string; readonly targetKeyId: number; readonly generation: number; readonly scope: string | undefined; readonly deep: boolean };
+  readonly run: {
+    readonly kind: RunKind;
+    readonly keyringName: string;
+    readonly targetKeyId: number;
+    readonly generation: number;
+    readonly scope: string | undefined;
+    readonly deep: boolean;
+  };
 }
 
 const batchColumns = `b.id, b.run_id, b.pass, b.target_id, b.kind, b.after_key, b.upto_key, b.cells, b.cursor_key, b.depth, b.attempts, b.lease_token`;
 
 /** Takes a dispatched batch for 15 s; undefined when another generation, another worker or a pause got there first. */
-export async function claimIfDispatched(database: Queryable, claim: { batchId: number; generation: number; memberId: string }): Promise<ClaimedBatch | undefined> {
+export async function claimIfDispatched(
+  database: Queryable,
+  claim: { batchId: number; generation: number; memberId: string },
+): Promise<ClaimedBatch | undefined> {
   const { rows } = await database.query(
     `UPDATE keyturn.batch b SET state = 'running', lease_token = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => $4),
        member_id = $3, started_at = coalesce(b.started_at, clock_timestamp())
@@ -46,7 +56,26 @@ export async function claimIfDispatched(database: Queryable, claim: { batchId: n
 }
 
 function claimedOf(row: Row): ClaimedBatch {
-  const [id, runId, pass, targetId, kind, after, upto, cells, cursor, depth, attempts, leaseToken, runKind, keyringName, targetKeyId, generation, scope, deep] = row;
+  const [
+    id,
+    runId,
+    pass,
+    targetId,
+    kind,
+    after,
+    upto,
+    cells,
+    cursor,
+    depth,
+    attempts,
+    leaseToken,
+    runKind,
+    keyringName,
+    targetKeyId,
+    generation,
+    scope,
+    deep,
+  ] = row;
   const list = cells as { columns: string[]; rows: [number[], ...string[]][] } | null;
   return {
     id: Number(id),
@@ -56,7 +85,10 @@ function claimedOf(row: Row): ClaimedBatch {
     kind: String(kind) as RunKind,
     after: (after as string[] | null) ?? undefined,
     upto: (upto as string[] | null) ?? undefined,
-    cells: list === null ? undefined : { columns: list.columns, rows: list.rows.map(([columns, ...key]) => ({ columns, key })) },
+    cells:
+      list === null
+        ? undefined
+        : { columns: list.columns, rows: list.rows.map(([columns, ...key]) => ({ columns, key })) },
     cursor: (cursor as string[] | null) ?? undefined,
     depth: Number(depth),
     attempts: Number(attempts),
@@ -88,7 +120,10 @@ export interface SliceEntry {
  * Advances the batch by one slice and writes its ledger entry, in the caller's transaction. Undefined when the lease
  * token is no longer the batch's: the caller must roll back. Otherwise the run's state, so that a pause is seen.
  */
-export async function advanceIfLeased(client: Queryable, entry: SliceEntry): Promise<{ runState: RunState } | undefined> {
+export async function advanceIfLeased(
+  client: Queryable,
+  entry: SliceEntry,
+): Promise<{ runState: RunState } | undefined> {
   const { batch, outcome } = entry;
   const { rows } = await client.query(
     `WITH advanced AS (
@@ -143,7 +178,11 @@ export async function finishIfLeased(client: Queryable, batch: ClaimedBatch): Pr
 }
 
 /** Hands a batch back with its cursor; it is dispatched again after `delayMs`. */
-export async function releaseIfLeased(client: Queryable, batch: ClaimedBatch, release: { delayMs: number; error: string | undefined }): Promise<boolean> {
+export async function releaseIfLeased(
+  client: Queryable,
+  batch: ClaimedBatch,
+  release: { delayMs: number; error: string | undefined },
+): Promise<boolean> {
   const { rowCount } = await client.query(
     `UPDATE keyturn.batch SET state = 'pending', lease_token = NULL, lease_until = NULL, last_error = $3::text,
        attempts = attempts + CASE WHEN $3::text IS NULL THEN 0 ELSE 1 END,
@@ -168,7 +207,10 @@ export interface PlannedBatch {
 }
 
 export async function insertBatch(client: Queryable, batch: PlannedBatch): Promise<void> {
-  const cells = batch.cells && { columns: batch.cells.columns, rows: batch.cells.rows.map(({ columns, key }) => [columns, ...key]) };
+  const cells = batch.cells && {
+    columns: batch.cells.columns,
+    rows: batch.cells.rows.map(({ columns, key }) => [columns, ...key]),
+  };
   await client.query(
     `INSERT INTO keyturn.batch (run_id, pass, target_id, kind, after_key, upto_key, cells, follows, depth, not_before)
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp() + make_interval(secs => $10))`,
@@ -195,7 +237,11 @@ export interface DispatchedBatch {
 export type BatchShape = 'range' | 'list';
 
 /** Marks up to `limit` due batches of working runs as dispatched under a new generation, lowest first; of any shape unless one is named. */
-export async function dispatchDue(client: Queryable, limit: number, shape?: BatchShape): Promise<readonly DispatchedBatch[]> {
+export async function dispatchDue(
+  client: Queryable,
+  limit: number,
+  shape?: BatchShape,
+): Promise<readonly DispatchedBatch[]> {
   const { rows } = await client.query(
     `UPDATE keyturn.batch SET state = 'dispatched', generation = generation + 1, dispatched_at = clock_timestamp()
      WHERE id IN (
@@ -211,18 +257,26 @@ export async function dispatchDue(client: Queryable, limit: number, shape?: Batc
 
 /** Batches handed out and not finished, over all runs. */
 export async function countOut(database: Queryable): Promise<Record<BatchShape, number>> {
-  const { rows } = await database.query(`SELECT count(*) FILTER (WHERE cells IS NULL), count(*) FILTER (WHERE cells IS NOT NULL) FROM keyturn.batch WHERE state IN ('dispatched', 'running')`);
+  const { rows } = await database.query(
+    `SELECT count(*) FILTER (WHERE cells IS NULL), count(*) FILTER (WHERE cells IS NOT NULL) FROM keyturn.batch WHERE state IN ('dispatched', 'running')`,
+  );
   return { range: Number(rows[0]?.[0]), list: Number(rows[0]?.[1]) };
 }
 
 /** Planned ranges of a pass that wait to be handed out. */
 export async function countPendingRanges(database: Queryable, runId: number, pass: number): Promise<number> {
-  const { rows } = await database.query(`SELECT count(*) FROM keyturn.batch WHERE run_id = $1 AND pass = $2 AND state = 'pending' AND cells IS NULL`, [runId, pass]);
+  const { rows } = await database.query(
+    `SELECT count(*) FROM keyturn.batch WHERE run_id = $1 AND pass = $2 AND state = 'pending' AND cells IS NULL`,
+    [runId, pass],
+  );
   return Number(rows[0]?.[0]);
 }
 
 /** Dispatched batches that no worker has taken for a while: the queue may have lost them. */
-export async function listUnclaimed(database: Queryable, olderThanSeconds: number): Promise<readonly DispatchedBatch[]> {
+export async function listUnclaimed(
+  database: Queryable,
+  olderThanSeconds: number,
+): Promise<readonly DispatchedBatch[]> {
   const { rows } = await database.query(
     `SELECT id, generation FROM keyturn.batch WHERE state = 'dispatched' AND dispatched_at < clock_timestamp() - make_interval(secs => $1) ORDER BY id`,
     [olderThanSeconds],
@@ -231,7 +285,10 @@ export async function listUnclaimed(database: Queryable, olderThanSeconds: numbe
 }
 
 export async function returnIfStillDispatched(client: Queryable, batch: DispatchedBatch): Promise<boolean> {
-  const { rowCount } = await client.query(`UPDATE keyturn.batch SET state = 'pending' WHERE id = $1 AND generation = $2 AND state = 'dispatched'`, [batch.id, batch.generation]);
+  const { rowCount } = await client.query(
+    `UPDATE keyturn.batch SET state = 'pending' WHERE id = $1 AND generation = $2 AND state = 'dispatched'`,
+    [batch.id, batch.generation],
+  );
   return rowCount === 1;
 }
 
@@ -250,7 +307,10 @@ export async function recallDispatched(client: Queryable, runId: number): Promis
 }
 
 export async function cancelPending(client: Queryable, runId: number): Promise<void> {
-  await client.query(`UPDATE keyturn.batch SET state = 'cancelled', finished_at = clock_timestamp() WHERE run_id = $1 AND state = 'pending'`, [runId]);
+  await client.query(
+    `UPDATE keyturn.batch SET state = 'cancelled', finished_at = clock_timestamp() WHERE run_id = $1 AND state = 'pending'`,
+    [runId],
+  );
 }
 
 export interface BatchCensus {
@@ -282,7 +342,12 @@ export async function recentThroughput(database: Queryable, runId: number, kind:
 }
 
 /** Cells by failure cause of the latest batches that a pass has finished since the run was last resumed, newest first. */
-export async function latestFailures(database: Queryable, runId: number, pass: number, limit: number): Promise<readonly { cellsExamined: number; failedByCause: ReadonlyMap<string, number> }[]> {
+export async function latestFailures(
+  database: Queryable,
+  runId: number,
+  pass: number,
+  limit: number,
+): Promise<readonly { cellsExamined: number; failedByCause: ReadonlyMap<string, number> }[]> {
   const { rows } = await database.query(
     `SELECT b.cells_examined, coalesce((SELECT jsonb_object_agg(cause, n) FROM (SELECT q.cause, count(*) AS n FROM keyturn.quarantine q WHERE q.batch_id = b.id GROUP BY q.cause) c), '{}')
      FROM keyturn.batch b JOIN keyturn.run r ON r.id = b.run_id
@@ -290,5 +355,8 @@ export async function latestFailures(database: Queryable, runId: number, pass: n
      ORDER BY b.finished_at DESC LIMIT $3`,
     [runId, pass, limit],
   );
-  return rows.map(([cells, causes]) => ({ cellsExamined: Number(cells), failedByCause: new Map(Object.entries(causes as Record<string, number>)) }));
+  return rows.map(([cells, causes]) => ({
+    cellsExamined: Number(cells),
+    failedByCause: new Map(Object.entries(causes as Record<string, number>)),
+  }));
 }

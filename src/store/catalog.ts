@@ -59,8 +59,12 @@ export interface CatalogDependent {
 }
 
 /** Undefined when there is no such relation. */
-export async function findTable(database: Queryable, name: { schema: string; table: string } | { oid: number }): Promise<CatalogTable | undefined> {
-  const [where, parameters] = 'oid' in name ? ['c.oid = $1', [name.oid]] : ['n.nspname = $1 AND c.relname = $2', [name.schema, name.table]];
+export async function findTable(
+  database: Queryable,
+  name: { schema: string; table: string } | { oid: number },
+): Promise<CatalogTable | undefined> {
+  const [where, parameters] =
+    'oid' in name ? ['c.oid = $1', [name.oid]] : ['n.nspname = $1 AND c.relname = $2', [name.schema, name.table]];
   const { rows } = await database.query(
     `SELECT c.oid, n.nspname, c.relname, c.relkind, s.rows, s.bytes,
        CASE WHEN row_security_active(c.oid) THEN 'applies' WHEN c.relrowsecurity THEN 'others' ELSE 'none' END,
@@ -114,17 +118,19 @@ async function listColumns(database: Queryable, oid: number): Promise<readonly C
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`,
     [oid],
   );
-  return rows.map(([attribute, name, type, modifier, isGenerated, isDomain, isVarchar, hasDefault, isLooselyCollated]) => ({
-    attribute: Number(attribute),
-    name: String(name),
-    type: String(type),
-    // varchar keeps n + 4 in its modifier (the length word).
-    maxLength: isVarchar === true && Number(modifier) > 4 ? Number(modifier) - 4 : undefined,
-    isGenerated: isGenerated === true,
-    isDomain: isDomain === true,
-    hasDefault: hasDefault === true,
-    isLooselyCollated: isLooselyCollated === true,
-  }));
+  return rows.map(
+    ([attribute, name, type, modifier, isGenerated, isDomain, isVarchar, hasDefault, isLooselyCollated]) => ({
+      attribute: Number(attribute),
+      name: String(name),
+      type: String(type),
+      // varchar keeps n + 4 in its modifier (the length word).
+      maxLength: isVarchar === true && Number(modifier) > 4 ? Number(modifier) - 4 : undefined,
+      isGenerated: isGenerated === true,
+      isDomain: isDomain === true,
+      hasDefault: hasDefault === true,
+      isLooselyCollated: isLooselyCollated === true,
+    }),
+  );
 }
 
 /** Enabled row and statement triggers that an UPDATE fires, on the table or any partition; foreign-key triggers are internal. */
@@ -184,7 +190,11 @@ async function listDependents(database: Queryable, oid: number): Promise<readonl
      ORDER BY 1, 2, 3`,
     [oid],
   );
-  return rows.map(([attribute, kind, name]) => ({ attribute: Number(attribute), kind: String(kind) as CatalogDependent['kind'], name: String(name) }));
+  return rows.map(([attribute, kind, name]) => ({
+    attribute: Number(attribute),
+    kind: String(kind) as CatalogDependent['kind'],
+    name: String(name),
+  }));
 }
 
 /** A text, varchar, bytea or jsonb column of the application, for the scan that looks for envelopes nobody registered. */

@@ -1,32 +1,10 @@
 // Reads and rewrites the cells of one target, set-based: a slice is one SELECT by primary-key range, one ordered lock and
 // one UPDATE joined with arrays. Every write is conditional on the envelope that was read (I3). Keys travel as text and
 // are cast in SQL; nothing here decides what is written.
-import type { Stored } from '../formats/format.js';
 import type { RowKey, Target, TargetColumn } from '../rotation/target.js';
 import { quoteIdentifier, quoteLiteral, type Queryable, type Row } from './database.js';
+import type { CellRow, PackedReplacements } from './cell-row.js';
 import { packArray } from './packed-array.js';
-
-/**
- * One row as read: its key, its tenant as text, and per encrypted column the stored value or null (no cell). Bytes stay the
- * hexadecimal text that travels, so that a thread can take them over; `storedOf` turns them into a value.
- */
-export interface CellRow {
-  readonly key: RowKey;
-  readonly scope: string | null;
-  readonly values: readonly (string | null)[];
-}
-
-export function storedOf(column: Pick<TargetColumn, 'sqlType'>, value: string): Stored {
-  return column.sqlType === 'bytea' ? Buffer.from(value, 'hex') : value;
-}
-
-/** Rows to rewrite, as packed arrays: one per key column, and per encrypted column the envelopes read and their replacements. */
-export interface PackedReplacements {
-  readonly rows: number;
-  readonly keys: readonly Uint8Array[];
-  /** Undefined where no row changes the column; NULL in an array where that row does not. */
-  readonly columns: readonly ({ readonly read: Uint8Array; readonly replacement: Uint8Array } | undefined)[];
-}
 
 /** Which of the rows handed in; `all` is told by their number alone, so that no list of them travels. */
 export type Positions = 'all' | ReadonlySet<number>;
@@ -49,22 +27,32 @@ export interface CellStore {
    */
   replaceIfUnchanged(client: Queryable, replacements: PackedReplacements, locked: Positions): Promise<Positions>;
   /** The last key of the next `rows` rows of the range; undefined when the range is empty. */
-  lastKeyOfNext(client: Queryable, range: KeyRange, rows: number, scope: string | undefined): Promise<RowKey | undefined>;
+  lastKeyOfNext(
+    client: Queryable,
+    range: KeyRange,
+    rows: number,
+    scope: string | undefined,
+  ): Promise<RowKey | undefined>;
   /** The highest key now; undefined for an empty table. */
   highestKey(client: Queryable): Promise<RowKey | undefined>;
   /** The planner's estimate, which knows the size of a table that was never analysed. */
   estimateRows(client: Queryable, scope: string | undefined): Promise<number>;
   /** Per column, cells and cells for which `predicate(column)` does not hold; over a range. */
-  countNot(client: Queryable, range: KeyRange, scope: string | undefined, predicate: (expression: string, column: TargetColumn) => string): Promise<{ rows: number; cells: number; others: number }>;
-  /** SQL text of `readRange`, for plan tests. */
-  readonly rangeStatement: (range: KeyRange, scope: string | undefined) => string;
+  countNot(
+    client: Queryable,
+    range: KeyRange,
+    scope: string | undefined,
+    predicate: (expression: string, column: TargetColumn) => string,
+  ): Promise<{ rows: number; cells: number; others: number }>;
 }
 
 /**
  * Nested loops over the primary key are the only good plan for a slice, at any table size and with any statistics; the
- * planner would scan a small or never analysed table instead. Ends with the transaction.
+ * planner would scan a small or never analysed table instead, or gather the rest of a batch by bitmap and sort it for every
+ * slice. Ends with the transaction.
  */
-export const sliceSettings = 'SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL row_security = off; SET LOCAL jit = off';
+export const sliceSettings =
+  'SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL row_security = off; SET LOCAL jit = off';
 
 export function createCellStore(target: Target): CellStore {
   const table = `${quoteIdentifier(target.schema)}.${quoteIdentifier(target.table)}`;
@@ -80,12 +68,14 @@ export function createCellStore(target: Target): CellStore {
   function where(range: KeyRange, scope: string | undefined): { sql: string; parameters: unknown[] } {
     const parameters: unknown[] = [];
     const conditions: string[] = [];
-    const bind = (key: RowKey): string => target.key.map((column, part) => `$${parameters.push(key[part])}::${column.type}`).join(', ');
+    const bind = (key: RowKey): string =>
+      target.key.map((column, part) => `$${parameters.push(key[part])}::${column.type}`).join(', ');
     const left = keyCount === 1 ? keyOrder : `(${keyOrder})`;
     const row = (values: string): string => (keyCount === 1 ? values : `(${values})`);
     if (range.after !== undefined) conditions.push(`${left} > ${row(bind(range.after))}`);
     if (range.upto !== undefined) conditions.push(`${left} <= ${row(bind(range.upto))}`);
-    if (scope !== undefined && target.scope !== undefined) conditions.push(`t.${quoteIdentifier(target.scope.name)} = $${parameters.push(scope)}::${target.scope.type}`);
+    if (scope !== undefined && target.scope !== undefined)
+      conditions.push(`t.${quoteIdentifier(target.scope.name)} = $${parameters.push(scope)}::${target.scope.type}`);
     return { sql: conditions.length === 0 ? '' : ` WHERE ${conditions.join(' AND ')}`, parameters };
   }
 
@@ -111,18 +101,25 @@ export function createCellStore(target: Target): CellStore {
   const joinOnKey = keyNames.map((name, part) => `${name} = u.k${part}`).join(' AND ');
 
   function keyArrays(keys: readonly RowKey[]): Buffer[] {
-    return target.key.map((_, part) => packArray('text', keys.map((key) => key[part] ?? null)));
+    return target.key.map((_, part) =>
+      packArray(
+        'text',
+        keys.map((key) => key[part] ?? null),
+      ),
+    );
   }
 
   return {
-    rangeStatement,
     async readRange(client, range, limit, scope) {
       const { parameters } = where(range, scope);
       const { rows } = await client.query(`${rangeStatement(range, scope)} LIMIT ${limit}`, parameters);
       return rows.map(rowOf);
     },
     async readRows(client, keys) {
-      const { rows } = await client.query(`${rowSelect} FROM ${keysJoin('u')} JOIN ${table} t ON ${joinOnKey} ORDER BY u.i`, keyArrays(keys));
+      const { rows } = await client.query(
+        `${rowSelect} FROM ${keysJoin('u')} JOIN ${table} t ON ${joinOnKey} ORDER BY u.i`,
+        keyArrays(keys),
+      );
       return rows.map(rowOf);
     },
     async lockUnlessBusy(client, { keys, rows: wanted }) {
@@ -140,12 +137,21 @@ export function createCellStore(target: Target): CellStore {
       });
       for (const { column, at, arrays } of touched) {
         const type = column.sqlType === 'bytea' ? 'bytea[]' : 'text[]';
-        unnested.push(`$${parameters.push(asBuffer(arrays.read))}::${type}`, `$${parameters.push(asBuffer(arrays.replacement))}::${type}`);
+        unnested.push(
+          `$${parameters.push(asBuffer(arrays.read))}::${type}`,
+          `$${parameters.push(asBuffer(arrays.replacement))}::${type}`,
+        );
         names.push(`o${at}`, `n${at}`);
       }
-      const conditions = touched.map(({ at }) => `(u.n${at} IS NULL OR ${cellExpressions[at]} = u.o${at})`);
+      // Byte for byte: under the column's own collation two envelopes that differ in case may be equal.
+      const conditions = touched.map(
+        ({ column, at }) =>
+          `(u.n${at} IS NULL OR ${cellExpressions[at]} = u.o${at}${column.sqlType === 'bytea' ? '' : ' COLLATE "C"'})`,
+      );
       if (locked !== 'all') {
-        unnested.push(`$${parameters.push(Array.from({ length: replacements.rows }, (_, position) => locked.has(position)))}::boolean[]`);
+        unnested.push(
+          `$${parameters.push(Array.from({ length: replacements.rows }, (_, position) => locked.has(position)))}::boolean[]`,
+        );
         names.push('locked');
         conditions.push('u.locked');
       }
@@ -165,7 +171,9 @@ export function createCellStore(target: Target): CellStore {
       return found[0] as RowKey | undefined;
     },
     async highestKey(client) {
-      const { rows } = await client.query(`SELECT ${keyTexts} FROM ${table} t ORDER BY ${keyNames.map((name) => `${name} DESC`).join(', ')} LIMIT 1`);
+      const { rows } = await client.query(
+        `SELECT ${keyTexts} FROM ${table} t ORDER BY ${keyNames.map((name) => `${name} DESC`).join(', ')} LIMIT 1`,
+      );
       return rows[0] as RowKey | undefined;
     },
     async estimateRows(client, scope) {
@@ -177,7 +185,12 @@ export function createCellStore(target: Target): CellStore {
     async countNot(client, range, scope, predicate) {
       const { sql, parameters } = where(range, scope);
       const cells = cellExpressions.map((expression) => `count(${expression})`).join(' + ');
-      const others = target.columns.map((column, at) => `count(*) FILTER (WHERE ${cellExpressions[at]} IS NOT NULL AND (${predicate(cellExpressions[at] ?? '', column)}) IS NOT TRUE)`).join(' + ');
+      const others = target.columns
+        .map(
+          (column, at) =>
+            `count(*) FILTER (WHERE ${cellExpressions[at]} IS NOT NULL AND (${predicate(cellExpressions[at] ?? '', column)}) IS NOT TRUE)`,
+        )
+        .join(' + ');
       const { rows } = await client.query(`SELECT count(*), ${cells}, ${others} FROM ${table} t${sql}`, parameters);
       const [rowCount, cellCount, otherCount] = rows[0] ?? [];
       return { rows: Number(rowCount), cells: Number(cellCount), others: Number(otherCount) };

@@ -19,7 +19,11 @@ export interface KeyCount {
 }
 
 /** Per column and key, the number of cells. */
-export async function countByKey(database: Queryable, target: Target, formatOf: FormatOf): Promise<readonly KeyCount[]> {
+export async function countByKey(
+  database: Queryable,
+  target: Target,
+  formatOf: FormatOf,
+): Promise<readonly KeyCount[]> {
   const counts: KeyCount[] = [];
   for (const column of target.columns) {
     const format = formatOf(target, column);
@@ -50,15 +54,28 @@ export interface NamingScan {
 }
 
 /** Per column, how many cells there are and how many name the key; the statement is part of the evidence. */
-export async function countNaming(client: Queryable, target: Target, key: ValueKeyName, formatOf: FormatOf): Promise<NamingScan> {
+export async function countNaming(
+  client: Queryable,
+  target: Target,
+  key: ValueKeyName,
+  formatOf: FormatOf,
+): Promise<NamingScan> {
   const cells = target.columns.map((column) => cellExpression(column));
-  const counts = target.columns.map((column, at) => `count(${cells[at]}), count(*) FILTER (WHERE ${formatOf(target, column).sqlNamesKey(cells[at] ?? '', storage(column), key)})`);
+  const counts = target.columns.map(
+    (column, at) =>
+      `count(${cells[at]}), count(*) FILTER (WHERE ${formatOf(target, column).sqlNamesKey(cells[at] ?? '', storage(column), key)})`,
+  );
   const sql = `SELECT ${counts.join(', ')} FROM ${tableName(target)} t`;
   const { rows } = await client.query(sql);
   const numbers = (rows[0] ?? []).map(Number);
   return {
     sql,
-    counts: target.columns.map((column, at) => ({ target: targetTitle(target), column: column.name, cells: numbers[2 * at] ?? 0, naming: numbers[2 * at + 1] ?? 0 })),
+    counts: target.columns.map((column, at) => ({
+      target: targetTitle(target),
+      column: column.name,
+      cells: numbers[2 * at] ?? 0,
+      naming: numbers[2 * at + 1] ?? 0,
+    })),
   };
 }
 
@@ -89,7 +106,9 @@ export async function countStrays(
     const [first] = tableColumns;
     if (first === undefined) continue;
     scanned += tableColumns.length;
-    const counts = tableColumns.map((column) => `count(*) FILTER (WHERE ${strayPredicate(column, registered(column) ?? [], formats)})`);
+    const counts = tableColumns.map(
+      (column) => `count(*) FILTER (WHERE ${strayPredicate(column, registered(column) ?? [], formats)})`,
+    );
     const { rows } = await client.query(`SELECT ${counts.join(', ')} FROM ${tableName(first)} t`);
     for (const [at, column] of tableColumns.entries()) {
       const cells = Number(rows[0]?.[at]);
@@ -99,16 +118,28 @@ export async function countStrays(
   return { strays, tables: byTable.size, columns: scanned };
 }
 
-function strayPredicate(column: ApplicationColumn, paths: readonly (readonly string[])[], formats: readonly Format[]): string {
+function strayPredicate(
+  column: ApplicationColumn,
+  paths: readonly (readonly string[])[],
+  formats: readonly Format[],
+): string {
   const name = `t.${quoteIdentifier(column.column)}`;
-  if (column.type === 'jsonb') return formats.map((format) => `${format.sqlCountMagic(`${name}::text`)} > ${registeredMagic(name, paths, format)}`).join(' OR ');
+  if (column.type === 'jsonb')
+    return formats
+      .map((format) => `${format.sqlCountMagic(`${name}::text`)} > ${registeredMagic(name, paths, format)}`)
+      .join(' OR ');
   const expression = column.type === 'bytes' ? name : `${name}::text`;
-  return formats.map((format) => format.sqlHasMagic(expression, column.type === 'bytes' ? 'bytes' : 'text')).join(' OR ');
+  return formats
+    .map((format) => format.sqlHasMagic(expression, column.type === 'bytes' ? 'bytes' : 'text'))
+    .join(' OR ');
 }
 
 /** How many of the registered paths of a document hold a value with the magic; what its text holds beyond that is stray. */
 function registeredMagic(name: string, paths: readonly (readonly string[])[], format: Format): string {
-  const cells = paths.map((path) => `CASE WHEN jsonb_typeof(${name} #> ${pathLiteral(path)}) = 'string' AND ${format.sqlHasMagic(`${name} #>> ${pathLiteral(path)}`, 'text')} THEN 1 ELSE 0 END`);
+  const cells = paths.map(
+    (path) =>
+      `CASE WHEN jsonb_typeof(${name} #> ${pathLiteral(path)}) = 'string' AND ${format.sqlHasMagic(`${name} #>> ${pathLiteral(path)}`, 'text')} THEN 1 ELSE 0 END`,
+  );
   return cells.length === 0 ? '0' : `(${cells.join(' + ')})`;
 }
 

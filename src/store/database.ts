@@ -105,7 +105,11 @@ function queryableOf(client: pg.PoolClient): Queryable {
   return {
     async query(text, parameters) {
       try {
-        const result: pg.QueryArrayResult | pg.QueryArrayResult[] = await client.query({ text, values: parameters as unknown[], rowMode: 'array' });
+        const result: pg.QueryArrayResult | pg.QueryArrayResult[] = await client.query({
+          text,
+          values: parameters as unknown[],
+          rowMode: 'array',
+        });
         const last = Array.isArray(result) ? result.at(-1) : result;
         return { rows: last?.rows ?? [], rowCount: last?.rowCount ?? 0 };
       } catch (error) {
@@ -126,16 +130,28 @@ export function rebuildError(error: unknown): KeyturnError {
   if (error instanceof KeyturnError) return error;
   if (error instanceof pg.DatabaseError) {
     const sqlstate = error.code ?? 'unknown';
-    const details = { sqlstate, schema: error.schema, table: error.table, column: error.column, constraint: error.constraint };
+    const details = {
+      sqlstate,
+      schema: error.schema,
+      table: error.table,
+      column: error.column,
+      constraint: error.constraint,
+    };
     // With a context the words may be those of a function or trigger, which may speak of values under any SQLSTATE.
     const speaks = speakingClasses.has(sqlstate.slice(0, 2)) && error.where === undefined;
     const unavailable = unavailableClasses.has(sqlstate.slice(0, 2)) && !statementOnly.has(sqlstate);
-    const where = [error.schema, error.table, error.column, error.constraint].filter((part) => part !== undefined).join('.');
+    const where = [error.schema, error.table, error.column, error.constraint]
+      .filter((part) => part !== undefined)
+      .join('.');
     const message = `the database refused a statement (SQLSTATE ${sqlstate}${where === '' ? '' : ` at ${where}`})${speaks ? `: ${error.message}` : ''}`;
     return new KeyturnError(unavailable ? 'DATABASE_UNAVAILABLE' : 'DATABASE_ERROR', message, details);
   }
   const code = networkCode(error);
-  return new KeyturnError('DATABASE_UNAVAILABLE', `no connection to the database (${code}); check DATABASE_URL and that the server is up`, { cause: code });
+  return new KeyturnError(
+    'DATABASE_UNAVAILABLE',
+    `no connection to the database (${code}); check DATABASE_URL and that the server is up`,
+    { cause: code },
+  );
 }
 
 function networkCode(error: unknown): string {

@@ -14,9 +14,14 @@ export interface GrantedTarget {
   readonly columns: readonly string[];
 }
 
-const keyTables = 'keyturn.cluster, keyturn.root_key, keyturn.keyring, keyturn.data_key, keyturn.data_key_wrap, keyturn.target, keyturn.target_column, keyturn.migration';
+const keyTables =
+  'keyturn.cluster, keyturn.root_key, keyturn.keyring, keyturn.data_key, keyturn.data_key_wrap, keyturn.target, keyturn.target_column, keyturn.migration';
 
-export function grantStatements(roles: GrantedRoles, targets: readonly GrantedTarget[], queueSchemaExists: boolean): readonly string[] {
+export function grantStatements(
+  roles: GrantedRoles,
+  targets: readonly GrantedTarget[],
+  queueSchemaExists: boolean,
+): readonly string[] {
   const statements: string[] = [];
   if (roles.app !== undefined) {
     const app = quoteIdentifier(roles.app);
@@ -53,7 +58,10 @@ export function grantStatements(roles: GrantedRoles, targets: readonly GrantedTa
   }
   if (roles.auditor !== undefined) {
     const auditor = quoteIdentifier(roles.auditor);
-    statements.push(`GRANT USAGE ON SCHEMA keyturn TO ${auditor}`, `GRANT SELECT ON ALL TABLES IN SCHEMA keyturn TO ${auditor}`);
+    statements.push(
+      `GRANT USAGE ON SCHEMA keyturn TO ${auditor}`,
+      `GRANT SELECT ON ALL TABLES IN SCHEMA keyturn TO ${auditor}`,
+    );
   }
   return statements;
 }

@@ -32,7 +32,8 @@ export async function findClusterId(database: Queryable): Promise<string | undef
 
 export async function getClusterId(database: Queryable): Promise<string> {
   const id = await findClusterId(database);
-  if (id === undefined) throw new KeyturnError('NOT_INITIALIZED', 'this database has no cluster id yet; run: keyturn init');
+  if (id === undefined)
+    throw new KeyturnError('NOT_INITIALIZED', 'this database has no cluster id yet; run: keyturn init');
   return id;
 }
 
@@ -42,15 +43,26 @@ export async function insertClusterIfAbsent(client: Queryable, id: string): Prom
 
 export async function listRootRecords(database: Queryable): Promise<readonly RootRecord[]> {
   const { rows } = await database.query('SELECT id, fingerprint, verification_token FROM keyturn.root_key ORDER BY id');
-  return rows.map(([id, fingerprint, token]) => ({ id: Number(id), fingerprint: fingerprint as Buffer, verificationToken: token as Buffer }));
+  return rows.map(([id, fingerprint, token]) => ({
+    id: Number(id),
+    fingerprint: fingerprint as Buffer,
+    verificationToken: token as Buffer,
+  }));
 }
 
 /** The id is needed before the token can be made, so the row is inserted with one that `createToken` then makes. */
-export async function insertRootRecord(client: Queryable, fingerprint: Buffer, createToken: (rootId: number) => Promise<Buffer>): Promise<RootRecord> {
+export async function insertRootRecord(
+  client: Queryable,
+  fingerprint: Buffer,
+  createToken: (rootId: number) => Promise<Buffer>,
+): Promise<RootRecord> {
   const { rows } = await client.query(`SELECT nextval(pg_get_serial_sequence('keyturn.root_key', 'id'))`);
   const id = Number(rows[0]?.[0]);
   const verificationToken = await createToken(id);
-  await client.query('INSERT INTO keyturn.root_key (id, fingerprint, verification_token) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3)', [id, fingerprint, verificationToken]);
+  await client.query(
+    'INSERT INTO keyturn.root_key (id, fingerprint, verification_token) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3)',
+    [id, fingerprint, verificationToken],
+  );
   return { id, fingerprint, verificationToken };
 }
 
@@ -63,17 +75,32 @@ export interface KeyringSettings {
 }
 
 export async function insertKeyring(client: Queryable, id: string, settings: KeyringSettings): Promise<void> {
-  await client.query('INSERT INTO keyturn.keyring (id, name, algorithm, root_uris) VALUES ($1, $2, $3, $4)', [id, settings.name, settings.algorithm, settings.rootUris]);
-  await writeAudit(client, { action: 'keyring.create', object: `keyring ${settings.name}`, after: { algorithm: settings.algorithm, rootUris: settings.rootUris } });
+  await client.query('INSERT INTO keyturn.keyring (id, name, algorithm, root_uris) VALUES ($1, $2, $3, $4)', [
+    id,
+    settings.name,
+    settings.algorithm,
+    settings.rootUris,
+  ]);
+  await writeAudit(client, {
+    action: 'keyring.create',
+    object: `keyring ${settings.name}`,
+    after: { algorithm: settings.algorithm, rootUris: settings.rootUris },
+  });
 }
 
 /** Writes, and records, only what differs. */
 export async function updateKeyring(client: Queryable, settings: KeyringSettings): Promise<void> {
-  const { rows } = await client.query('SELECT algorithm, root_uris FROM keyturn.keyring WHERE name = $1 FOR UPDATE', [settings.name]);
+  const { rows } = await client.query('SELECT algorithm, root_uris FROM keyturn.keyring WHERE name = $1 FOR UPDATE', [
+    settings.name,
+  ]);
   const before = { algorithm: rows[0]?.[0], rootUris: rows[0]?.[1] };
   const after = { algorithm: settings.algorithm, rootUris: settings.rootUris };
   if (JSON.stringify(before) === JSON.stringify(after)) return;
-  await client.query('UPDATE keyturn.keyring SET algorithm = $2, root_uris = $3 WHERE name = $1', [settings.name, settings.algorithm, settings.rootUris]);
+  await client.query('UPDATE keyturn.keyring SET algorithm = $2, root_uris = $3 WHERE name = $1', [
+    settings.name,
+    settings.algorithm,
+    settings.rootUris,
+  ]);
   await writeAudit(client, { action: 'keyring.update', object: `keyring ${settings.name}`, before, after });
 }
 
@@ -93,7 +120,11 @@ export async function getKeyring(database: Queryable, name: string): Promise<Sto
   const keyring = await findKeyring(database, name);
   if (keyring !== undefined) return keyring;
   const names = await listKeyringNames(database);
-  throw new KeyturnError('KEYRING_NOT_FOUND', `there is no keyring "${name}"; known: ${names.join(', ') || 'none, run keyturn init'}`, { keyring: name });
+  throw new KeyturnError(
+    'KEYRING_NOT_FOUND',
+    `there is no keyring "${name}"; known: ${names.join(', ') || 'none, run keyturn init'}`,
+    { keyring: name },
+  );
 }
 
 /** For ids that the registry refers to: the keyring is there. */
@@ -133,7 +164,20 @@ async function findKeyring(database: Queryable, name: string): Promise<StoredKey
 
 function keysOf(rows: readonly Row[]): readonly StoredKey[] {
   const keys = new Map<number, StoredKey & { wraps: StoredWrap[] }>();
-  for (const [id, version, state, compromised, algorithm, commitment, created, activated, activatedGeneration, retired, rootId, blob] of rows) {
+  for (const [
+    id,
+    version,
+    state,
+    compromised,
+    algorithm,
+    commitment,
+    created,
+    activated,
+    activatedGeneration,
+    retired,
+    rootId,
+    blob,
+  ] of rows) {
     if (id === null) continue;
     const key = keys.get(Number(id)) ?? {
       id: Number(id),
@@ -156,7 +200,11 @@ function keysOf(rows: readonly Row[]): readonly StoredKey[] {
 
 function algorithmOf(value: unknown): AlgorithmName {
   const name = algorithmNames.find((known) => known === value);
-  if (name === undefined) throw new KeyturnError('SCHEMA_TOO_NEW', `the key tables name an algorithm this version does not know; upgrade this process`);
+  if (name === undefined)
+    throw new KeyturnError(
+      'SCHEMA_TOO_NEW',
+      `the key tables name an algorithm this version does not know; upgrade this process`,
+    );
   return name;
 }
 
@@ -180,49 +228,99 @@ export async function insertStagedKey(
     [id, keyring.id, scope, version, algorithm, purpose, key.commitment],
   );
   for (const wrap of key.wraps) {
-    await client.query('INSERT INTO keyturn.data_key_wrap (data_key_id, root_key_id, blob) VALUES ($1, $2, $3)', [id, wrap.rootId, wrap.blob]);
+    await client.query('INSERT INTO keyturn.data_key_wrap (data_key_id, root_key_id, blob) VALUES ($1, $2, $3)', [
+      id,
+      wrap.rootId,
+      wrap.blob,
+    ]);
   }
   await bumpGeneration(client, keyring);
-  await writeAudit(client, { action: 'key.stage', object: `key ${id}`, reason: key.reason, after: { keyring: keyring.name, version, algorithm, state: 'staged' } });
+  await writeAudit(client, {
+    action: 'key.stage',
+    object: `key ${id}`,
+    reason: key.reason,
+    after: { keyring: keyring.name, version, algorithm, state: 'staged' },
+  });
 }
 
 async function bumpGeneration(client: Queryable, keyring: { readonly id: string }): Promise<number> {
-  const { rows } = await client.query('UPDATE keyturn.keyring SET generation = generation + 1 WHERE id = $1 RETURNING generation', [keyring.id]);
+  const { rows } = await client.query(
+    'UPDATE keyturn.keyring SET generation = generation + 1 WHERE id = $1 RETURNING generation',
+    [keyring.id],
+  );
   return Number(rows[0]?.[0]);
 }
 
 /** Makes `key` the one active key; the key it replaces becomes decrypt_only in the same transaction. */
-export async function activateKey(client: Queryable, keyring: StoredKeyring, key: StoredKey, reason: string | undefined, after: Record<string, unknown> = {}): Promise<void> {
+export async function activateKey(
+  client: Queryable,
+  keyring: StoredKeyring,
+  key: StoredKey,
+  reason: string | undefined,
+  after: Record<string, unknown> = {},
+): Promise<void> {
   refuseUnlessLegal(keyring, key, 'active');
   const previous = keyring.keys.find((candidate) => candidate.state === 'active');
   const generation = await bumpGeneration(client, keyring);
   if (previous !== undefined) {
     await moveKeyIfState(client, previous, 'decrypt_only', 'replaced_at = clock_timestamp()');
-    await writeAudit(client, { action: 'key.replace', object: `key ${previous.id}`, reason, before: { state: 'active' }, after: { state: 'decrypt_only', successor: key.id } });
+    await writeAudit(client, {
+      action: 'key.replace',
+      object: `key ${previous.id}`,
+      reason,
+      before: { state: 'active' },
+      after: { state: 'decrypt_only', successor: key.id },
+    });
   }
   await moveKeyIfState(client, key, 'active', `activated_at = clock_timestamp(), activated_generation = ${generation}`);
-  await writeAudit(client, { action: 'key.activate', object: `key ${key.id}`, reason, before: { state: key.state }, after: { state: 'active', generation, ...after } });
+  await writeAudit(client, {
+    action: 'key.activate',
+    object: `key ${key.id}`,
+    reason,
+    before: { state: key.state },
+    after: { state: 'active', generation, ...after },
+  });
 }
 
-export async function retireKey(client: Queryable, keyring: StoredKeyring, key: StoredKey, proof: { provisional: boolean; snapshot: string; scannedAt: Date; evidence: unknown }, reason: string | undefined): Promise<void> {
+export async function retireKey(
+  client: Queryable,
+  keyring: StoredKeyring,
+  key: StoredKey,
+  proof: { provisional: boolean; snapshot: string; scannedAt: Date; evidence: unknown },
+  reason: string | undefined,
+): Promise<void> {
   refuseUnlessLegal(keyring, key, 'retired');
   await moveKeyIfState(client, key, 'retired', 'retired_at = clock_timestamp()');
-  await client.query('INSERT INTO keyturn.retirement (data_key_id, provisional, snapshot, scanned_at, evidence) VALUES ($1, $2, $3, $4, $5)', [
-    key.id,
-    proof.provisional,
-    proof.snapshot,
-    proof.scannedAt,
-    JSON.stringify(proof.evidence),
-  ]);
+  await client.query(
+    'INSERT INTO keyturn.retirement (data_key_id, provisional, snapshot, scanned_at, evidence) VALUES ($1, $2, $3, $4, $5)',
+    [key.id, proof.provisional, proof.snapshot, proof.scannedAt, JSON.stringify(proof.evidence)],
+  );
   await bumpGeneration(client, keyring);
-  await writeAudit(client, { action: 'key.retire', object: `key ${key.id}`, reason, before: { state: key.state }, after: { state: 'retired', provisional: proof.provisional, snapshot: proof.snapshot } });
+  await writeAudit(client, {
+    action: 'key.retire',
+    object: `key ${key.id}`,
+    reason,
+    before: { state: key.state },
+    after: { state: 'retired', provisional: proof.provisional, snapshot: proof.snapshot },
+  });
 }
 
-export async function restoreKey(client: Queryable, keyring: StoredKeyring, key: StoredKey, reason: string | undefined): Promise<void> {
+export async function restoreKey(
+  client: Queryable,
+  keyring: StoredKeyring,
+  key: StoredKey,
+  reason: string | undefined,
+): Promise<void> {
   if (key.state !== 'retired') refuseMove(keyring, key, 'decrypt_only');
   await moveKeyIfState(client, key, 'decrypt_only', 'retired_at = NULL');
   await bumpGeneration(client, keyring);
-  await writeAudit(client, { action: 'key.restore', object: `key ${key.id}`, reason, before: { state: 'retired' }, after: { state: 'decrypt_only' } });
+  await writeAudit(client, {
+    action: 'key.restore',
+    object: `key ${key.id}`,
+    reason,
+    before: { state: 'retired' },
+    after: { state: 'decrypt_only' },
+  });
 }
 
 function refuseUnlessLegal(keyring: StoredKeyring, key: StoredKey, to: KeyState): void {
@@ -231,12 +329,23 @@ function refuseUnlessLegal(keyring: StoredKeyring, key: StoredKey, to: KeyState)
 
 function refuseMove(keyring: StoredKeyring, key: StoredKey, to: KeyState): never {
   const why = key.isCompromised ? ' and compromised' : '';
-  throw new KeyturnError('KEY_STATE_REFUSED', `${keyring.name} v${key.version} (id ${key.id}) is ${key.state}${why} and cannot become ${to}; see: keyturn key list`, { keyId: String(key.id), state: key.state, wanted: to });
+  throw new KeyturnError(
+    'KEY_STATE_REFUSED',
+    `${keyring.name} v${key.version} (id ${key.id}) is ${key.state}${why} and cannot become ${to}; see: keyturn key list`,
+    { keyId: String(key.id), state: key.state, wanted: to },
+  );
 }
 
 async function moveKeyIfState(client: Queryable, key: StoredKey, to: KeyState, also: string): Promise<void> {
-  const { rowCount } = await client.query(`UPDATE keyturn.data_key SET state = $3, ${also} WHERE id = $1 AND state = $2`, [key.id, key.state, to]);
+  const { rowCount } = await client.query(
+    `UPDATE keyturn.data_key SET state = $3, ${also} WHERE id = $1 AND state = $2`,
+    [key.id, key.state, to],
+  );
   if (rowCount !== 1) {
-    throw new KeyturnError('KEY_STATE_REFUSED', `key ${key.id} was ${key.state} a moment ago and has changed since; look again with: keyturn key list`, { keyId: String(key.id), wanted: to });
+    throw new KeyturnError(
+      'KEY_STATE_REFUSED',
+      `key ${key.id} was ${key.state} a moment ago and has changed since; look again with: keyturn key list`,
+      { keyId: String(key.id), wanted: to },
+    );
   }
 }

@@ -38,13 +38,15 @@ export async function stillLeads(client: Queryable, leadership: Leadership): Pro
 }
 
 export async function giveUpLeadership(database: Queryable, leadership: Leadership): Promise<void> {
-  await database.query(`UPDATE keyturn.leadership SET expires_at = clock_timestamp() WHERE name = 'supervisor' AND holder = $1 AND fencing_token = $2`, [
-    leadership.holder,
-    leadership.fencingToken,
-  ]);
+  await database.query(
+    `UPDATE keyturn.leadership SET expires_at = clock_timestamp() WHERE name = 'supervisor' AND holder = $1 AND fencing_token = $2`,
+    [leadership.holder, leadership.fencingToken],
+  );
 }
 
 export async function hasLeader(database: Queryable): Promise<boolean> {
-  const { rows } = await database.query(`SELECT EXISTS (SELECT 1 FROM keyturn.leadership WHERE name = 'supervisor' AND expires_at > clock_timestamp())`);
+  const { rows } = await database.query(
+    `SELECT EXISTS (SELECT 1 FROM keyturn.leadership WHERE name = 'supervisor' AND expires_at > clock_timestamp())`,
+  );
   return rows[0]?.[0] === true;
 }

@@ -32,7 +32,11 @@ export interface MemberRow extends MemberIdentity {
 }
 
 /** One statement: the member row, and what it holds of each keyring. */
-export async function beat(database: Queryable, member: MemberIdentity, keyrings: readonly HeldKeyring[]): Promise<void> {
+export async function beat(
+  database: Queryable,
+  member: MemberIdentity,
+  keyrings: readonly HeldKeyring[],
+): Promise<void> {
   await database.query(
     `WITH beat AS (
        INSERT INTO keyturn.member (id, kind, name, host, pid, version, formats, algorithms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -53,7 +57,12 @@ export async function beat(database: Queryable, member: MemberIdentity, keyrings
       member.formats,
       member.algorithms,
       JSON.stringify(
-        keyrings.map((held) => ({ keyring_id: held.keyringId, generation: held.generation, write_key_id: held.writeKeyId ?? null, held_key_ids: held.heldKeyIds })),
+        keyrings.map((held) => ({
+          keyring_id: held.keyringId,
+          generation: held.generation,
+          write_key_id: held.writeKeyId ?? null,
+          held_key_ids: held.heldKeyIds,
+        })),
       ),
     ],
   );
@@ -65,7 +74,9 @@ export async function removeMember(database: Queryable, id: string): Promise<voi
 
 /** Rows of members that stopped without saying so; kept for a day so that status can show them. */
 export async function removeForgottenMembers(database: Queryable): Promise<number> {
-  const { rowCount } = await database.query(`DELETE FROM keyturn.member WHERE heartbeat_at < clock_timestamp() - interval '1 day'`);
+  const { rowCount } = await database.query(
+    `DELETE FROM keyturn.member WHERE heartbeat_at < clock_timestamp() - interval '1 day'`,
+  );
   return rowCount;
 }
 
@@ -78,21 +89,25 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
      FROM keyturn.member m ORDER BY m.kind, m.name, m.started_at`,
     [memberLiveSeconds],
   );
-  return rows.map(([id, kind, name, host, pid, version, formats, algorithms, startedAt, heartbeatAt, isLive, keyrings]) => ({
-    id: String(id),
-    kind: String(kind) as MemberKind,
-    name: String(name),
-    host: String(host),
-    pid: Number(pid),
-    version: String(version),
-    formats: formats as string[],
-    algorithms: algorithms as string[],
-    startedAt: startedAt as Date,
-    heartbeatAt: heartbeatAt as Date,
-    isLive: isLive === true,
-    keyrings: (keyrings as { keyringId: string; generation: number; writeKeyId: number | null; heldKeyIds: number[] }[]).map((held) => ({
-      ...held,
-      writeKeyId: held.writeKeyId ?? undefined,
-    })),
-  }));
+  return rows.map(
+    ([id, kind, name, host, pid, version, formats, algorithms, startedAt, heartbeatAt, isLive, keyrings]) => ({
+      id: String(id),
+      kind: String(kind) as MemberKind,
+      name: String(name),
+      host: String(host),
+      pid: Number(pid),
+      version: String(version),
+      formats: formats as string[],
+      algorithms: algorithms as string[],
+      startedAt: startedAt as Date,
+      heartbeatAt: heartbeatAt as Date,
+      isLive: isLive === true,
+      keyrings: (
+        keyrings as { keyringId: string; generation: number; writeKeyId: number | null; heldKeyIds: number[] }[]
+      ).map((held) => ({
+        ...held,
+        writeKeyId: held.writeKeyId ?? undefined,
+      })),
+    }),
+  );
 }

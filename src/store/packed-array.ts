@@ -7,7 +7,8 @@ const elementTypes = { bytea: 17, text: 25 } as const;
 
 export function packArray(element: keyof typeof elementTypes, values: readonly (string | Buffer | null)[]): Buffer {
   let length = headerBytes;
-  for (const value of values) length += 4 + (value === null ? 0 : typeof value === 'string' ? Buffer.byteLength(value) : value.length);
+  for (const value of values)
+    length += 4 + (value === null ? 0 : typeof value === 'string' ? Buffer.byteLength(value) : value.length);
   // Memory of its own, outside the shared pool: it may be handed to another thread.
   const packed = Buffer.allocUnsafeSlow(length);
   packed.writeInt32BE(values.length === 0 ? 0 : 1, 0);

@@ -36,16 +36,27 @@ interface ColumnJson {
   bind: 'row' | 'column';
 }
 
-/** Targets of all keyrings, by name. Tables that were dropped are left out. */
-export async function listTargets(database: Queryable): Promise<readonly Target[]> {
-  const { rows } = await database.query(`${targetSelect} WHERE c.oid IS NOT NULL ORDER BY 5, 6`);
+/**
+ * Targets of one keyring, or of all, by name. Tables that were dropped are left out; throws TARGET_INVALID for one that
+ * has lost what its envelopes need.
+ */
+export async function listTargets(database: Queryable, keyringId?: string): Promise<readonly Target[]> {
+  const { rows } = await database.query(
+    `${targetSelect} WHERE c.oid IS NOT NULL AND ($1::uuid IS NULL OR t.keyring_id = $1) ORDER BY 5, 6`,
+    [keyringId ?? null],
+  );
   return rows.map(targetOf);
 }
 
 /** Throws TARGET_NOT_FOUND. */
 export async function getTarget(database: Queryable, id: string): Promise<Target> {
   const { rows } = await database.query(`${targetSelect} WHERE t.id = $1 AND c.oid IS NOT NULL`, [id]);
-  if (rows[0] === undefined) throw new KeyturnError('TARGET_NOT_FOUND', `target ${id} is not registered or its table was dropped; see: keyturn target list`, { target: id });
+  if (rows[0] === undefined)
+    throw new KeyturnError(
+      'TARGET_NOT_FOUND',
+      `target ${id} is not registered or its table was dropped; see: keyturn target list`,
+      { target: id },
+    );
   return targetOf(rows[0]);
 }
 
@@ -66,16 +77,34 @@ function targetOf(row: readonly unknown[]): Target {
 }
 
 /** Envelopes are bound to the key as it was when the target was registered: as many columns, of the same kinds. */
-function keyOf(title: string, key: readonly { name: string; type: string }[], tags: readonly KeyTag[]): readonly KeyColumn[] {
-  if (key.length !== tags.length) throw new KeyturnError('TARGET_INVALID', `a primary key column of ${title} is gone, and its envelopes are bound to it; see: keyturn doctor`, { target: title });
+function keyOf(
+  title: string,
+  key: readonly { name: string; type: string }[],
+  tags: readonly KeyTag[],
+): readonly KeyColumn[] {
+  if (key.length !== tags.length)
+    throw new KeyturnError(
+      'TARGET_INVALID',
+      `a primary key column of ${title} is gone, and its envelopes are bound to it; see: keyturn doctor`,
+      { target: title },
+    );
   return key.map(({ name, type }, part) => {
     const [tag, bound] = [keyTags[type], tags[part]];
     if (tag !== undefined && tag === bound) return { name, type, tag };
-    throw new KeyturnError('TARGET_INVALID', `primary key column ${title}.${name} is now ${type}, and its envelopes are bound to it as ${bound ?? '?'}; see: keyturn doctor`, { target: title });
+    throw new KeyturnError(
+      'TARGET_INVALID',
+      `primary key column ${title}.${name} is now ${type}, and its envelopes are bound to it as ${bound ?? '?'}; see: keyturn doctor`,
+      { target: title },
+    );
   });
 }
 
-const sqlTypes: Readonly<Record<string, TargetColumn['sqlType']>> = { text: 'text', 'character varying': 'varchar', bytea: 'bytea', jsonb: 'jsonb' };
+const sqlTypes: Readonly<Record<string, TargetColumn['sqlType']>> = {
+  text: 'text',
+  'character varying': 'varchar',
+  bytea: 'bytea',
+  jsonb: 'jsonb',
+};
 
 /** The column type under the name the registry uses; undefined for types that hold no envelopes. */
 export function columnType(type: string): TargetColumn['sqlType'] | undefined {
@@ -85,7 +114,11 @@ export function columnType(type: string): TargetColumn['sqlType'] | undefined {
 function columnOf(title: string, column: ColumnJson): TargetColumn {
   const sqlType = column.type === null ? undefined : columnType(column.type);
   if (sqlType === undefined) {
-    throw new KeyturnError('TARGET_INVALID', `registered column ${title}.${column.name} is ${column.type ?? 'gone'}; expected text, varchar, bytea or jsonb; see: keyturn doctor`, { target: title, column: column.name });
+    throw new KeyturnError(
+      'TARGET_INVALID',
+      `registered column ${title}.${column.name} is ${column.type ?? 'gone'}; expected text, varchar, bytea or jsonb; see: keyturn doctor`,
+      { target: title, column: column.name },
+    );
   }
   return {
     id: column.id,
@@ -128,28 +161,39 @@ export interface RegisteredColumn {
 export async function listRegistered(database: Queryable): Promise<readonly RegisteredTarget[]> {
   const { rows } = await database.query(
     `SELECT t.id, t.keyring_id, t.table_oid, t.schema_name, t.table_name, t.key_attributes, t.key_names, t.key_tags, t.scope_attribute, t.scope_name,
-       coalesce((SELECT jsonb_agg(jsonb_build_object('id', e.id, 'name', e.name, 'attribute', e.attribute, 'columnName', e.column_name, 'path', e.path, 'format', e.format, 'bind', e.bind))
+       coalesce((SELECT jsonb_agg(jsonb_build_object('id', e.id, 'name', e.name, 'attribute', e.attribute, 'columnName', e.column_name, 'path', e.path, 'format', e.format, 'bind', e.bind) ORDER BY e.attribute, e.name)
          FROM keyturn.target_column e WHERE e.target_id = t.id), '[]')
      FROM keyturn.target t ORDER BY t.schema_name, t.table_name`,
   );
-  return rows.map(([id, keyringId, oid, schema, table, keyAttributes, keyNames, tags, scopeAttribute, scopeName, columns]) => ({
-    id: String(id),
-    keyringId: String(keyringId),
-    tableOid: Number(oid),
-    schema: String(schema),
-    table: String(table),
-    keyAttributes: keyAttributes as number[],
-    keyNames: keyNames as string[],
-    keyTags: tags as KeyTag[],
-    scopeAttribute: scopeAttribute === null ? undefined : Number(scopeAttribute),
-    scopeName: scopeName === null ? undefined : String(scopeName),
-    columns: (columns as (Omit<RegisteredColumn, 'path'> & { path: string[] | null })[]).map((column) => ({ ...column, path: column.path ?? undefined })),
-  }));
+  return rows.map(
+    ([id, keyringId, oid, schema, table, keyAttributes, keyNames, tags, scopeAttribute, scopeName, columns]) => ({
+      id: String(id),
+      keyringId: String(keyringId),
+      tableOid: Number(oid),
+      schema: String(schema),
+      table: String(table),
+      keyAttributes: keyAttributes as number[],
+      keyNames: keyNames as string[],
+      keyTags: tags as KeyTag[],
+      scopeAttribute: scopeAttribute === null ? undefined : Number(scopeAttribute),
+      scopeName: scopeName === null ? undefined : String(scopeName),
+      columns: (columns as (Omit<RegisteredColumn, 'path'> & { path: string[] | null })[]).map((column) => ({
+        ...column,
+        path: column.path ?? undefined,
+      })),
+    }),
+  );
 }
 
 /** The primary key of a table as the registry keeps it. The kind of a type that no key may have is undefined. */
-export function keyOfTable(table: CatalogTable): { keyAttributes: readonly number[]; keyNames: readonly string[]; keyTags: readonly (KeyTag | undefined)[] } {
-  const columns = table.keyAttributes.map((attribute) => table.columns.find((column) => column.attribute === attribute));
+export function keyOfTable(table: CatalogTable): {
+  keyAttributes: readonly number[];
+  keyNames: readonly string[];
+  keyTags: readonly (KeyTag | undefined)[];
+} {
+  const columns = table.keyAttributes.map((attribute) =>
+    table.columns.find((column) => column.attribute === attribute),
+  );
   return {
     keyAttributes: table.keyAttributes,
     keyNames: columns.map((column) => column?.name ?? ''),
@@ -161,13 +205,22 @@ export function keyOfTable(table: CatalogTable): { keyAttributes: readonly numbe
  * What the envelopes of a target are bound to and `table` has otherwise; empty where they stay readable in it. A table
  * that was only renamed is compared by attribute number, another table by the names of its columns.
  */
-export function bindingsLost(target: RegisteredTarget, table: CatalogTable, scopeColumn: string | undefined): readonly string[] {
+export function bindingsLost(
+  target: RegisteredTarget,
+  table: CatalogTable,
+  scopeColumn: string | undefined,
+): readonly string[] {
   const isSameTable = target.tableOid === table.oid;
   const key = keyOfTable(table);
   const scope = table.columns.find((column) => column.name === scopeColumn);
-  const isSameKey = isSameTable ? isEqual(target.keyAttributes, key.keyAttributes) : isEqual(target.keyNames, key.keyNames);
+  const isSameKey = isSameTable
+    ? isEqual(target.keyAttributes, key.keyAttributes)
+    : isEqual(target.keyNames, key.keyNames);
   const isSameScope = isSameTable ? target.scopeAttribute === scope?.attribute : target.scopeName === scope?.name;
-  return [...(isSameKey && isEqual(target.keyTags, key.keyTags) ? [] : ['its primary key']), ...(isSameScope ? [] : ['its scope column'])];
+  return [
+    ...(isSameKey && isEqual(target.keyTags, key.keyTags) ? [] : ['its primary key']),
+    ...(isSameScope ? [] : ['its scope column']),
+  ];
 }
 
 function isEqual(one: readonly unknown[], other: readonly unknown[]): boolean {
@@ -177,47 +230,119 @@ function isEqual(one: readonly unknown[], other: readonly unknown[]): boolean {
 export function placeOf(table: CatalogTable, scopeColumn: string | undefined): TargetPlace {
   const { keyAttributes, keyNames } = keyOfTable(table);
   const scope = table.columns.find((column) => column.name === scopeColumn);
-  return { tableOid: table.oid, schema: table.schema, table: table.table, keyAttributes, keyNames, scopeAttribute: scope?.attribute, scopeName: scope?.name };
+  return {
+    tableOid: table.oid,
+    schema: table.schema,
+    table: table.table,
+    keyAttributes,
+    keyNames,
+    scopeAttribute: scope?.attribute,
+    scopeName: scope?.name,
+  };
 }
 
 export async function insertTarget(client: Queryable, target: RegisteredTarget): Promise<void> {
   await client.query(
     `INSERT INTO keyturn.target (id, keyring_id, table_oid, schema_name, table_name, key_attributes, key_names, key_tags, scope_attribute, scope_name)
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-    [target.id, target.keyringId, target.tableOid, target.schema, target.table, target.keyAttributes, target.keyNames, target.keyTags, target.scopeAttribute ?? null, target.scopeName ?? null],
+    [
+      target.id,
+      target.keyringId,
+      target.tableOid,
+      target.schema,
+      target.table,
+      target.keyAttributes,
+      target.keyNames,
+      target.keyTags,
+      target.scopeAttribute ?? null,
+      target.scopeName ?? null,
+    ],
   );
-  await writeAudit(client, { action: 'target.register', object: `target ${target.schema}.${target.table}`, after: { id: target.id } });
+  await writeAudit(client, {
+    action: 'target.register',
+    object: `target ${target.schema}.${target.table}`,
+    after: { id: target.id },
+  });
   for (const column of target.columns) await insertColumn(client, target, column);
 }
 
-export async function insertColumn(client: Queryable, target: RegisteredTarget, column: RegisteredColumn): Promise<void> {
-  await client.query('INSERT INTO keyturn.target_column (id, target_id, name, attribute, column_name, path, format, bind) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)', [
-    column.id,
-    target.id,
-    column.name,
-    column.attribute,
-    column.columnName,
-    column.path ?? null,
-    column.format,
-    column.bind,
-  ]);
-  await writeAudit(client, { action: 'target.column', object: `column ${target.schema}.${target.table}.${column.name}`, after: { id: column.id, format: column.format, bind: column.bind } });
+export async function insertColumn(
+  client: Queryable,
+  target: RegisteredTarget,
+  column: RegisteredColumn,
+): Promise<void> {
+  await client.query(
+    'INSERT INTO keyturn.target_column (id, target_id, name, attribute, column_name, path, format, bind) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)',
+    [
+      column.id,
+      target.id,
+      column.name,
+      column.attribute,
+      column.columnName,
+      column.path ?? null,
+      column.format,
+      column.bind,
+    ],
+  );
+  await writeAudit(client, {
+    action: 'target.column',
+    object: `column ${target.schema}.${target.table}.${column.name}`,
+    after: { id: column.id, format: column.format, bind: column.bind },
+  });
 }
 
 /** Where a target is now, as the catalogue says. */
-export type TargetPlace = Pick<RegisteredTarget, 'tableOid' | 'schema' | 'table' | 'keyAttributes' | 'keyNames' | 'scopeAttribute' | 'scopeName'>;
+export type TargetPlace = Pick<
+  RegisteredTarget,
+  'tableOid' | 'schema' | 'table' | 'keyAttributes' | 'keyNames' | 'scopeAttribute' | 'scopeName'
+>;
 
 /** Follows a rename or a re-created table: the ids stay, so the envelopes stay readable. */
-export async function renameTarget(client: Queryable, target: RegisteredTarget, now: TargetPlace, reason?: string): Promise<void> {
+export async function renameTarget(
+  client: Queryable,
+  target: RegisteredTarget,
+  now: TargetPlace,
+  reason?: string,
+): Promise<void> {
   await client.query(
     `UPDATE keyturn.target SET table_oid = $2, schema_name = $3, table_name = $4, key_attributes = $5, key_names = $6, scope_attribute = $7, scope_name = $8
      WHERE id = $1`,
-    [target.id, now.tableOid, now.schema, now.table, now.keyAttributes, now.keyNames, now.scopeAttribute ?? null, now.scopeName ?? null],
+    [
+      target.id,
+      now.tableOid,
+      now.schema,
+      now.table,
+      now.keyAttributes,
+      now.keyNames,
+      now.scopeAttribute ?? null,
+      now.scopeName ?? null,
+    ],
   );
-  await writeAudit(client, { action: 'target.rename', object: `target ${target.id}`, reason, before: { table: `${target.schema}.${target.table}` }, after: { table: `${now.schema}.${now.table}` } });
+  await writeAudit(client, {
+    action: 'target.rename',
+    object: `target ${target.id}`,
+    reason,
+    before: { table: `${target.schema}.${target.table}` },
+    after: { table: `${now.schema}.${now.table}` },
+  });
 }
 
-export async function renameColumn(client: Queryable, target: RegisteredTarget, column: RegisteredColumn, now: { name: string; attribute: number; columnName: string }): Promise<void> {
-  await client.query('UPDATE keyturn.target_column SET name = $2, attribute = $3, column_name = $4 WHERE id = $1', [column.id, now.name, now.attribute, now.columnName]);
-  await writeAudit(client, { action: 'target.column.rename', object: `column ${column.id}`, before: { name: `${target.schema}.${target.table}.${column.name}` }, after: { name: `${target.schema}.${target.table}.${now.name}` } });
+export async function renameColumn(
+  client: Queryable,
+  target: RegisteredTarget,
+  column: RegisteredColumn,
+  now: { name: string; attribute: number; columnName: string },
+): Promise<void> {
+  await client.query('UPDATE keyturn.target_column SET name = $2, attribute = $3, column_name = $4 WHERE id = $1', [
+    column.id,
+    now.name,
+    now.attribute,
+    now.columnName,
+  ]);
+  await writeAudit(client, {
+    action: 'target.column.rename',
+    object: `column ${column.id}`,
+    before: { name: `${target.schema}.${target.table}.${column.name}` },
+    after: { name: `${target.schema}.${target.table}.${now.name}` },
+  });
 }

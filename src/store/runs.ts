@@ -39,7 +39,28 @@ const runSelect = `SELECT r.id, r.kind, r.state, r.resume_state, r.keyring_id, k
 const finishedStates = `('cancelled', 'succeeded', 'completed_with_failures', 'failed')`;
 
 function runOf(row: Row): Run {
-  const [id, kind, state, resumeState, keyringId, keyringName, targetKeyId, generation, targetId, scope, deep, pass, round, heldBackBy, reason, requestedBy, createdAt, startedAt, verifiedAt, finishedAt] = row;
+  const [
+    id,
+    kind,
+    state,
+    resumeState,
+    keyringId,
+    keyringName,
+    targetKeyId,
+    generation,
+    targetId,
+    scope,
+    deep,
+    pass,
+    round,
+    heldBackBy,
+    reason,
+    requestedBy,
+    createdAt,
+    startedAt,
+    verifiedAt,
+    finishedAt,
+  ] = row;
   return {
     id: Number(id),
     kind: String(kind) as RunKind,
@@ -79,17 +100,36 @@ export async function insertRun(client: Queryable, order: RunOrder): Promise<num
   const { rows } = await client.query(
     `INSERT INTO keyturn.run (kind, state, keyring_id, target_key_id, generation, target_id, scope, deep, reason)
      VALUES ($1, 'pending', $2, $3, $4, $5, $6, $7, $8) RETURNING id`,
-    [order.kind, order.keyringId, order.targetKeyId, order.generation, order.targetId ?? null, order.scope ?? null, order.deep, order.reason ?? null],
+    [
+      order.kind,
+      order.keyringId,
+      order.targetKeyId,
+      order.generation,
+      order.targetId ?? null,
+      order.scope ?? null,
+      order.deep,
+      order.reason ?? null,
+    ],
   );
   const id = Number(rows[0]?.[0]);
-  await writeAudit(client, { action: 'run.create', object: `run ${id}`, reason: order.reason, after: { kind: order.kind, targetKeyId: order.targetKeyId, scope: order.scope === undefined ? 'all' : 'one tenant' } });
+  await writeAudit(client, {
+    action: 'run.create',
+    object: `run ${id}`,
+    reason: order.reason,
+    after: {
+      kind: order.kind,
+      targetKeyId: order.targetKeyId,
+      scope: order.scope === undefined ? 'all' : 'one tenant',
+    },
+  });
   return id;
 }
 
 /** Throws RUN_NOT_FOUND. */
 export async function getRun(database: Queryable, id: number): Promise<Run> {
   const { rows } = await database.query(`${runSelect} WHERE r.id = $1`, [id]);
-  if (rows[0] === undefined) throw new KeyturnError('RUN_NOT_FOUND', `there is no run ${id}; see: keyturn run list`, { run: id });
+  if (rows[0] === undefined)
+    throw new KeyturnError('RUN_NOT_FOUND', `there is no run ${id}; see: keyturn run list`, { run: id });
   return runOf(rows[0]);
 }
 
@@ -104,7 +144,11 @@ export async function listUnfinishedRuns(database: Queryable): Promise<readonly 
 }
 
 /** The newest unscoped reencrypt run of a keyring toward one key, whatever its state. */
-export async function findRunToward(database: Queryable, keyringId: string, targetKeyId: number): Promise<Run | undefined> {
+export async function findRunToward(
+  database: Queryable,
+  keyringId: string,
+  targetKeyId: number,
+): Promise<Run | undefined> {
   const { rows } = await database.query(
     `${runSelect} WHERE r.keyring_id = $1 AND r.target_key_id = $2 AND r.kind = 'reencrypt' AND r.target_id IS NULL AND r.scope IS NULL ORDER BY r.id DESC LIMIT 1`,
     [keyringId, targetKeyId],
@@ -122,7 +166,11 @@ export interface RunMove {
 /** False when the run has left `run.state` meanwhile; throws RUN_STATE_REFUSED for a move the table does not allow. */
 export async function moveRunIfState(client: Queryable, run: Run, move: RunMove): Promise<boolean> {
   if (!mayMoveRun(run.state, move.to)) {
-    throw new KeyturnError('RUN_STATE_REFUSED', `run ${run.id} is ${run.state} and cannot become ${move.to}; see: keyturn run show ${run.id}`, { run: run.id, state: run.state, wanted: move.to });
+    throw new KeyturnError(
+      'RUN_STATE_REFUSED',
+      `run ${run.id} is ${run.state} and cannot become ${move.to}; see: keyturn run show ${run.id}`,
+      { run: run.id, state: run.state, wanted: move.to },
+    );
   }
   const { rowCount } = await client.query(
     `UPDATE keyturn.run SET state = $3, held_back_by = $4, pass = coalesce($5, pass), round = coalesce($6, round),
@@ -135,19 +183,42 @@ export async function moveRunIfState(client: Queryable, run: Run, move: RunMove)
     [run.id, run.state, move.to, move.cause ?? null, move.pass ?? null, move.round ?? null],
   );
   if (rowCount !== 1) return false;
-  await writeAudit(client, { action: `run.${move.to}`, object: `run ${run.id}`, reason: move.cause, before: { state: run.state }, after: { state: move.to, round: move.round ?? run.round } });
+  await writeAudit(client, {
+    action: `run.${move.to}`,
+    object: `run ${run.id}`,
+    reason: move.cause,
+    before: { state: run.state },
+    after: { state: move.to, round: move.round ?? run.round },
+  });
   return true;
 }
 
 /** The active key changed while the run was on: from now on it moves rows to the new one. */
-export async function retargetRun(client: Queryable, run: Run, target: { keyId: number; generation: number }): Promise<void> {
-  await client.query('UPDATE keyturn.run SET target_key_id = $2, generation = $3 WHERE id = $1', [run.id, target.keyId, target.generation]);
-  await writeAudit(client, { action: 'run.retarget', object: `run ${run.id}`, before: { targetKeyId: run.targetKeyId }, after: { targetKeyId: target.keyId } });
+export async function retargetRun(
+  client: Queryable,
+  run: Run,
+  target: { keyId: number; generation: number },
+): Promise<void> {
+  await client.query('UPDATE keyturn.run SET target_key_id = $2, generation = $3 WHERE id = $1', [
+    run.id,
+    target.keyId,
+    target.generation,
+  ]);
+  await writeAudit(client, {
+    action: 'run.retarget',
+    object: `run ${run.id}`,
+    before: { targetKeyId: run.targetKeyId },
+    after: { targetKeyId: target.keyId },
+  });
 }
 
 export async function setHeldBack(client: Queryable, run: Run, words: string | undefined): Promise<void> {
   if (run.heldBackBy === words) return;
-  await client.query('UPDATE keyturn.run SET held_back_by = $2 WHERE id = $1 AND state = $3', [run.id, words ?? null, run.state]);
+  await client.query('UPDATE keyturn.run SET held_back_by = $2 WHERE id = $1 AND state = $3', [
+    run.id,
+    words ?? null,
+    run.state,
+  ]);
 }
 
 export interface TargetPass {
@@ -157,15 +228,16 @@ export interface TargetPass {
   readonly isPlanned: boolean;
 }
 
-export async function insertTargetPass(client: Queryable, run: { id: number }, pass: number, target: { id: string; bound: RowKey | undefined; estimatedRows: number }): Promise<void> {
-  await client.query('INSERT INTO keyturn.run_target (run_id, pass, target_id, bound, is_planned, estimated_rows) VALUES ($1, $2, $3, $4, $5, $6)', [
-    run.id,
-    pass,
-    target.id,
-    target.bound ?? null,
-    target.bound === undefined,
-    target.estimatedRows,
-  ]);
+export async function insertTargetPass(
+  client: Queryable,
+  run: { id: number },
+  pass: number,
+  target: { id: string; bound: RowKey | undefined; estimatedRows: number },
+): Promise<void> {
+  await client.query(
+    'INSERT INTO keyturn.run_target (run_id, pass, target_id, bound, is_planned, estimated_rows) VALUES ($1, $2, $3, $4, $5, $6)',
+    [run.id, pass, target.id, target.bound ?? null, target.bound === undefined, target.estimatedRows],
+  );
 }
 
 export async function listUnplanned(database: Queryable, run: Run): Promise<readonly TargetPass[]> {
@@ -182,7 +254,12 @@ export async function listUnplanned(database: Queryable, run: Run): Promise<read
 }
 
 /** Moves the planning cursor; false when another supervisor moved it first. */
-export async function advancePlanIfAt(client: Queryable, run: Run, target: TargetPass, to: { plannedTo: RowKey | undefined; isPlanned: boolean }): Promise<boolean> {
+export async function advancePlanIfAt(
+  client: Queryable,
+  run: Run,
+  target: TargetPass,
+  to: { plannedTo: RowKey | undefined; isPlanned: boolean },
+): Promise<boolean> {
   const { rowCount } = await client.query(
     `UPDATE keyturn.run_target SET planned_to = coalesce($5, planned_to), is_planned = $6
      WHERE run_id = $1 AND pass = $2 AND target_id = $3 AND planned_to IS NOT DISTINCT FROM $4 AND NOT is_planned`,

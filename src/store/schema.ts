@@ -70,10 +70,16 @@ export async function requireSchema(database: Queryable): Promise<void> {
     throw error;
   }
   if (applied < latestMigration) {
-    throw new KeyturnError('SCHEMA_TOO_OLD', `the keyturn schema is at migration ${applied}, this version needs ${latestMigration}; run: keyturn init`);
+    throw new KeyturnError(
+      'SCHEMA_TOO_OLD',
+      `the keyturn schema is at migration ${applied}, this version needs ${latestMigration}; run: keyturn init`,
+    );
   }
   if (applied > latestMigration) {
-    throw new KeyturnError('SCHEMA_TOO_NEW', `the keyturn schema is at migration ${applied}, this version knows ${latestMigration}; upgrade this process`);
+    throw new KeyturnError(
+      'SCHEMA_TOO_NEW',
+      `the keyturn schema is at migration ${applied}, this version knows ${latestMigration}; upgrade this process`,
+    );
   }
 }
 

@@ -6,12 +6,16 @@ import { KeyturnError } from '../errors.js';
 export type { Logger } from 'pino';
 
 export function createLogger(options: { level: string; name: string }): Logger {
-  return pino({ level: options.level, base: { name: options.name, pid: process.pid }, serializers: { err: describeError } }, pino.destination({ fd: 2, sync: true }));
+  return pino(
+    { level: options.level, base: { name: options.name, pid: process.pid }, serializers: { err: describeError } },
+    pino.destination({ fd: 2, sync: true }),
+  );
 }
 
 /** Code, kind and details of our errors; class, code and stack positions of others. */
 export function describeError(error: unknown): Record<string, unknown> {
-  if (error instanceof KeyturnError) return { code: error.code, kind: error.kind, message: error.message, details: error.details };
+  if (error instanceof KeyturnError)
+    return { code: error.code, kind: error.kind, message: error.message, details: error.details };
   if (error instanceof Error) return { type: error.constructor.name, at: stackPositions(error) };
   return { type: typeof error };
 }

@@ -1,6 +1,6 @@
-// A worker process that sends a signal to itself at a chosen point of a batch. Arguments: the point, the how-maniest time
+// A worker process that may send a signal to itself at a chosen point of a batch. Arguments, or none: the point, which time
 // it is reached, the signal. Prints point, pid and signal first; after SIGCONT it goes on from there.
-import { startWorker } from '../../src/app.js';
+import { startWorker } from '../../src/app-runners.js';
 
 const [point, time, signal] = process.argv.slice(2);
 let reached = 0;

@@ -1,4 +1,4 @@
-// The command line inside the test process, for what needs neither a database nor a process of its own: help and usage.
+// The command line inside the test process, for what does not need a process of its own: help, usage, and what is printed.
 import { PassThrough } from 'node:stream';
 import { createCli } from '../../src/cli/cli.js';
 import { createProgram } from '../../src/cli/program.js';
@@ -9,7 +9,11 @@ const notHere = (): never => {
   throw new Error('nothing is opened here');
 };
 
-function surroundings(stdout: PassThrough, stderr: PassThrough): Surroundings {
+function surroundings(
+  stdout: PassThrough,
+  stderr: PassThrough,
+  given: Partial<Pick<Surroundings, 'environment' | 'openControl'>> = {},
+): Surroundings {
   return {
     version: '1.2.3',
     environment: {},
@@ -20,13 +24,28 @@ function surroundings(stdout: PassThrough, stderr: PassThrough): Surroundings {
     runSupervisor: notHere,
     runDemo: notHere,
     entries: { worker: '', supervisor: '' },
+    ...given,
   };
 }
 
-export async function runCaptured(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+export interface Captured {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Without a database. */
+export function runCaptured(...args: string[]): Promise<Captured> {
+  return runCapturedWith({}, ...args);
+}
+
+export async function runCapturedWith(
+  given: Partial<Pick<Surroundings, 'environment' | 'openControl'>>,
+  ...args: string[]
+): Promise<Captured> {
   const stdout = new PassThrough();
   const stderr = new PassThrough();
-  const code = await runCli(args, surroundings(stdout, stderr));
+  const code = await runCli(args, surroundings(stdout, stderr, given));
   return { code, stdout: textOf(stdout), stderr: textOf(stderr) };
 }
 

@@ -22,6 +22,8 @@ export interface KeyturnProcess {
   json(...args: string[]): Promise<Ended & { readonly object: Record<string, unknown> }>;
   /** Everything that was printed so far, by every command. */
   printed(): string;
+  /** The path of its keyturn.yaml. */
+  readonly config: string;
   remove(): void;
 }
 
@@ -35,7 +37,8 @@ export function openKeyturnProcess(
 ): KeyturnProcess {
   const folder = mkdtempSync(join(tmpdir(), 'keyturn-cli-'));
   // JSON is YAML.
-  writeFileSync(join(folder, 'keyturn.yaml'), JSON.stringify(config));
+  const configFile = join(folder, 'keyturn.yaml');
+  writeFileSync(configFile, JSON.stringify(config));
   const started: Child[] = [];
 
   const start: KeyturnProcess['start'] = (args, environment = {}) => {
@@ -63,6 +66,7 @@ export function openKeyturnProcess(
         throw new Error(`${args.join(' ')} printed no object`);
       return { ...ended, object: object as Record<string, unknown> };
     },
+    config: configFile,
     printed: () => started.map((child) => `${child.lines.join('\n')}\n${child.stderr()}`).join('\n'),
     remove: () => rmSync(folder, { recursive: true, force: true }),
   };

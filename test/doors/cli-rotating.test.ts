@@ -1,12 +1,15 @@
 // key rotate as one unattended command: it may be repeated after any failure, and never makes a second key.
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { openKeyturnProcess, type KeyturnProcess } from '../cli/keyturn-process.js';
 import { createTestDatabase } from '../support/database.js';
 import { insertCustomers, openShop, shopConfig, type Shop } from '../support/shop.js';
 import { imageOf } from '../support/table-image.js';
 import { until } from '../support/until.js';
+
+// Each command is a process of its own.
+vi.setConfig({ testTimeout: 120_000 });
 
 const unattended = ['key', 'rotate', '--if-older-than', '80d', '--reencrypt'] as const;
 

@@ -1,12 +1,17 @@
 // The command line against a real database, as an operator meets it from the first command on. Nobody runs here: what
 // needs workers is in the files beside.
 import { randomBytes } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { knownCommands } from '../cli/captured.js';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { openControl } from '../../src/app.js';
+import { knownCommands, runCapturedWith } from '../cli/captured.js';
 import { openKeyturnProcess, type KeyturnProcess } from '../cli/keyturn-process.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { customerTable, shopConfig } from '../support/shop.js';
 import { imageOf } from '../support/table-image.js';
+import { until } from '../support/until.js';
+
+// Each command is a process of its own.
+vi.setConfig({ testTimeout: 120_000 });
 
 describe('a new database', () => {
   let database: TestDatabase;
@@ -86,6 +91,34 @@ describe('a new database', () => {
     expect(code).toBe(0);
     expect(stdout).toMatch(/^CREATE SCHEMA IF NOT EXISTS keyturn;/);
     expect(stdout).toMatch(/CREATE TABLE keyturn\.data_key /);
+    expect(stdout).toMatch(/bullmq/);
+  });
+
+  test('SIGTERM ends a supervisor, and a worker that still waits for its first one, with exit 143', async () => {
+    const log = { LOG_LEVEL: 'info' };
+    const worker = keyturn.start(['worker'], log);
+    await until(async () => worker.stderr().includes('waiting for a first supervisor'), {
+      what: 'the worker to wait',
+      deadlineMs: 30_000,
+    });
+    worker.kill('SIGTERM');
+    expect(await worker.waitForExit(20_000)).toEqual({ code: 143, signal: null });
+    const supervisor = keyturn.start(['supervisor'], log);
+    await until(async () => supervisor.stderr().includes('supervisor leads'), {
+      what: 'the supervisor to lead',
+      deadlineMs: 30_000,
+    });
+    supervisor.kill('SIGTERM');
+    expect(await supervisor.waitForExit(20_000)).toEqual({ code: 143, signal: null });
+    expect([...worker.lines, ...supervisor.lines]).toEqual([]);
+  });
+
+  test('a log level that does not exist is a configuration error, not a crash', async () => {
+    expect(await keyturn.runWith({ LOG_LEVEL: 'verbose' }, 'worker')).toEqual({
+      code: 2,
+      stdout: '',
+      stderr: 'keyturn: LOG_LEVEL is none of trace, debug, info, warn, error, fatal, silent\n',
+    });
   });
 
   test('a config that is not there exits 2 and says where it was looked for', async () => {
@@ -108,12 +141,12 @@ describe('a new database', () => {
 describe('--json', () => {
   let database: TestDatabase;
   let keyturn: KeyturnProcess;
+  const rootKey = randomBytes(32).toString('hex');
+  const environment = () => ({ DATABASE_URL: database.url, KEYTURN_ROOT_KEY: rootKey });
 
   beforeAll(async () => {
     database = await createTestDatabase();
     await database.pool.query(customerTable);
-    const rootKey = randomBytes(32).toString('hex');
-    const environment = () => ({ DATABASE_URL: database.url, KEYTURN_ROOT_KEY: rootKey });
     keyturn = openKeyturnProcess({ environment }, shopConfig);
   });
   afterAll(async () => {
@@ -126,10 +159,17 @@ describe('--json', () => {
   }, async () => {
     const told: string[] = [];
     async function tell(command: string, ...args: string[]): Promise<Record<string, unknown>> {
-      const { object, code, stderr } = await keyturn.json(...command.split(' '), ...args);
-      expect({ command, code, stderr }).toMatchObject({ command, code: 0 });
+      const { code, stdout } = await runCapturedWith(
+        { openControl, environment: { ...environment(), KEYTURN_CONFIG: keyturn.config } },
+        ...command.split(' '),
+        ...args,
+        '--json',
+      );
+      const object: unknown = JSON.parse(stdout);
+      expect({ command, code, object }).toEqual({ command, code: 0, object: expect.any(Object) as unknown });
+      expect(stdout.split('\n')).toEqual([expect.stringMatching(/^\{.*\}$/), '']);
       told.push(command);
-      return object;
+      return object as Record<string, unknown>;
     }
 
     expect(await tell('init')).toMatchObject({

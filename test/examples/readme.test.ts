@@ -7,14 +7,18 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createTestDatabase } from '../support/database.js';
 
 const checkout = resolve(import.meta.dirname, '../..');
-const tour = readFileSync(join(checkout, 'README.md'), 'utf8').split('## Five-minute tour')[1]?.split('## In production')[0] ?? '';
+const tour =
+  readFileSync(join(checkout, 'README.md'), 'utf8').split('## Five-minute tour')[1]?.split('## In production')[0] ?? '';
 
 interface Block {
   readonly language: string;
   readonly text: string;
 }
 
-const blocks: readonly Block[] = [...tour.matchAll(/^```(\w+)\n([\s\S]*?)^```$/gm)].map((match) => ({ language: match[1] ?? '', text: match[2] ?? '' }));
+const blocks: readonly Block[] = [...tour.matchAll(/^```(\w+)\n([\s\S]*?)^```$/gm)].map((match) => ({
+  language: match[1] ?? '',
+  text: match[2] ?? '',
+}));
 
 /** `// name.mjs` or `# name.yaml` on the first line of a block names the file it stands for. */
 function fileNameOf(block: Block): string | undefined {
@@ -27,7 +31,8 @@ let database: Awaited<ReturnType<typeof createTestDatabase>>;
 beforeAll(async () => {
   database = await createTestDatabase();
   folder = mkdtempSync(join(tmpdir(), 'keyturn-tour-'));
-  for (const name of ['package.json', 'tsconfig.json', 'tsconfig.build.json', 'src', 'workers', 'dist']) cpSync(join(checkout, name), join(folder, name), { recursive: true });
+  for (const name of ['package.json', 'tsconfig.json', 'tsconfig.build.json', 'src', 'workers', 'dist'])
+    cpSync(join(checkout, name), join(folder, name), { recursive: true });
   symlinkSync(join(checkout, 'node_modules'), join(folder, 'node_modules'));
 });
 
@@ -41,10 +46,15 @@ test('the five-minute tour of the README works from top to bottom', { timeout: 1
   for (const block of blocks) {
     const name = fileNameOf(block);
     if (name !== undefined) writeFileSync(join(folder, name), block.text);
-    else if (block.language === 'sh') script.push(block.text.replace(/^export DATABASE_URL=.*$/m, `export DATABASE_URL='${database.url}'`));
+    else if (block.language === 'sh')
+      script.push(block.text.replace(/^export DATABASE_URL=.*$/m, `export DATABASE_URL='${database.url}'`));
   }
   writeFileSync(join(folder, 'tour.sh'), script.join('\n'));
-  const { stdout, stderr, status } = spawnSync('bash', ['tour.sh'], { cwd: folder, encoding: 'utf8', env: { ...process.env, LOG_LEVEL: 'silent' } });
+  const { stdout, stderr, status } = spawnSync('bash', ['tour.sh'], {
+    cwd: folder,
+    encoding: 'utf8',
+    env: { ...process.env, LOG_LEVEL: 'silent' },
+  });
   expect({ status, stderr: status === 0 ? '' : stderr }).toEqual({ status: 0, stderr: '' });
   expect(stdout).toContain("plaintext: 'person-7@example.com'");
   expect(stdout).toMatch(/people v2/);

@@ -4,6 +4,8 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { openControl, openKeyturn } from '../../src/app.js';
 import type { ControlContext } from '../../src/control/context.js';
 import { activate, listKeys, retire, restore, rotateKey, stageKey, type KeyListing } from '../../src/control/keys.js';
+import { pauseRun, resumeRun } from '../../src/control/runs.js';
+import { readStatus } from '../../src/control/status.js';
 import { Secret } from '../../src/crypto/secret.js';
 import { createColumn } from '../../src/engine/column.js';
 import { startMembership, type Membership } from '../../src/engine/membership.js';
@@ -321,6 +323,55 @@ describe('one key at a time', () => {
       kind: 'missing',
     });
     expect(await imageOf(shop, 'keyturn')).toEqual(before);
+  });
+
+  test('status names the next safe command at every step of a rotation', async () => {
+    const { context } = shop.control;
+    const next = async (): Promise<string> => (await readStatus(context)).next;
+    const steps: string[] = [await next()];
+    await stageKey(context, undefined, undefined);
+    steps.push(await next());
+    await activate(context, undefined, undefined, undefined);
+    steps.push(await next());
+    const run = await shop.order();
+    steps.push(await next());
+    await pauseRun(context, run, undefined);
+    const runner = await startDirectRunner(shop);
+    try {
+      await runner.step(run);
+      steps.push(await next());
+      await resumeRun(context, run, undefined);
+      await runner.finish(run);
+      steps.push(await next());
+    } finally {
+      await runner.close();
+    }
+    await retire(context, undefined, 'v1', undefined);
+    steps.push(await next());
+    expect(steps).toEqual([
+      'nothing to do',
+      'keyturn key activate --keyring customers',
+      'keyturn reencrypt --keyring customers --wait',
+      `keyturn run watch ${run}`,
+      `keyturn run show ${run}, then keyturn run resume ${run}`,
+      'keyturn key retire 1 --keyring customers',
+      'nothing to do',
+    ]);
+    const { keyrings, members, supervisor } = await readStatus(context);
+    expect(keyrings).toMatchObject([
+      {
+        keyring: 'customers',
+        active_key: 'customers v2 (id 2)',
+        active_key_age_days: 0,
+        staged_key: null,
+        decrypt_only_keys: [],
+        retired_keys: ['customers v1 (id 1)'],
+        targets: 1,
+        laggards: [],
+        last_run: { run_id: run, state: 'succeeded' },
+      },
+    ]);
+    expect({ members, supervisor }).toEqual({ members: [], supervisor: false });
   });
 
   test('a staged key whose stored wrap does not open is not activated', async () => {

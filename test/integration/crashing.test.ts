@@ -5,7 +5,15 @@ import type { BatchPoint } from '../../src/engine/services.js';
 import { availableBackends } from '../support/backends.js';
 import { countRewrites, findImbalances, witnessOf } from '../support/ledger.js';
 import { memberIdOf, passLease, startWorkerProcess, waitForDeath } from '../support/processes.js';
-import { customer, customerTable, findDifferences, insertCustomers, openShop, type Shop } from '../support/shop.js';
+import {
+  customer,
+  customerTable,
+  findDifferences,
+  insertCustomers,
+  openShop,
+  type Backend,
+  type Shop,
+} from '../support/shop.js';
 
 vi.setConfig({ maxConcurrency: 4, testTimeout: 240_000 });
 
@@ -29,6 +37,16 @@ const deaths: readonly Death[] = [
   { when: 'before the acknowledgement', point: 'batch.before_ack', time: 1, slices: undefined },
 ];
 
+/** Customers under an older key, their rewrites witnessed. */
+async function openFilledShop(backend: Backend): Promise<Shop> {
+  const shop = await openShop({ backend, ddl: [customerTable, ...witnessOf('customer')] });
+  const keyturn = await shop.open();
+  await insertCustomers(shop, keyturn, ids);
+  await keyturn.close();
+  await shop.rotate();
+  return shop;
+}
+
 /** What the ledger knows at the moment of death. */
 async function readLedger(shop: Shop): Promise<{ slices: number; rows: number }> {
   const [row] = await shop.query(
@@ -42,12 +60,8 @@ describe.concurrent.each(availableBackends())('crashing over the %s queue', (bac
     test(`I3 I4 a worker killed ${when} loses nothing and nothing is done twice [${backend}]`, async ({
       onTestFinished,
     }) => {
-      const shop = await openShop({ backend, ddl: [customerTable, ...witnessOf('customer')] });
+      const shop = await openFilledShop(backend);
       onTestFinished(() => shop.close());
-      const before = await shop.open();
-      await insertCustomers(shop, before, ids);
-      await before.close();
-      const keyId = await shop.rotate();
       const run = await shop.order();
       await shop.startSupervisor();
 
@@ -65,7 +79,6 @@ describe.concurrent.each(availableBackends())('crashing over the %s queue', (bac
       await shop.startWorker();
       expect(await shop.waitForRun(run)).toMatchObject({
         state: 'succeeded',
-        target_key_id: keyId,
         rows_examined: ids.length,
         rows_updated: ids.length,
         fields_examined: cells,
@@ -79,4 +92,24 @@ describe.concurrent.each(availableBackends())('crashing over the %s queue', (bac
       expect(await countRewrites(shop)).toEqual({ rows: ids.length, most: 1 });
     });
   }
+
+  test(`a batch whose worker was killed three times running, before its first commit, is finished by the fourth [${backend}]`, async ({
+    onTestFinished,
+  }) => {
+    const shop = await openFilledShop(backend);
+    onTestFinished(() => shop.close());
+    const run = await shop.order();
+    await shop.startSupervisor();
+    for (let death = 1; death <= 3; death++) {
+      const doomed = startWorkerProcess(shop, { point: 'batch.before_update', time: 1, signal: 'SIGKILL' });
+      await waitForDeath(doomed);
+      expect(await passLease(shop, await memberIdOf(shop, doomed))).toBe(1);
+    }
+    await shop.startWorker();
+    const report = await shop.waitForRun(run);
+    expect(report).toMatchObject({ state: 'succeeded', rows_updated: ids.length, fields_reencrypted: cells });
+    expect(await findDifferences(shop, await shop.open())).toEqual([]);
+    expect(await findImbalances(shop)).toEqual([]);
+    expect(await countRewrites(shop)).toEqual({ rows: ids.length, most: 1 });
+  });
 });

@@ -668,9 +668,7 @@ describe('targets that changed after they were registered', () => {
 
   for (const { table, ...finding } of drifts) {
     test(`${table}: ${finding.level} ${finding.check}`, () => {
-      const about = rest(drifted).filter(({ subject }) =>
-        subject.startsWith(`public.${table}`),
-      );
+      const about = rest(drifted).filter(({ subject }) => subject.startsWith(`public.${table}`));
       expect(about).toHaveLength(1);
       expect(about[0]).toMatchObject({
         level: finding.level,

@@ -217,7 +217,7 @@ describe.concurrent.each(availableBackends())('leaking over the %s queue', (back
     onTestFinished,
   }) => {
     const { shop, redisFindings } = await openLeakyShop(backend, onTestFinished);
-    const traced = { env: { ...shop.environment(), LOG_LEVEL: 'trace' } };
+    const traced = { env: { ...shop.environment(), LOG_LEVEL: 'trace' }, onlyEnv: true };
     const file = join(folder, backend);
     const application = startChild('confiding', {
       ...traced,

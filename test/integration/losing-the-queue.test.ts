@@ -14,7 +14,7 @@ import {
 import { startHeldWorker } from '../support/held-worker.js';
 import { countRewrites, digestOf, findImbalances } from '../support/ledger.js';
 import { startPrivateRedis } from '../support/redis.js';
-import type { Backend, Shop } from '../support/shop.js';
+import { openShop, type Backend, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 vi.setConfig({ testTimeout: 240_000 });
@@ -129,4 +129,10 @@ describe.concurrent.each(availableBackends())('losing the queue over the %s queu
     expect(await findImbalances(shop)).toEqual([]);
     expect(await countRewrites(shop)).toEqual({ rows: branchCells, most: 1 });
   });
+});
+
+test('a supervisor whose Redis is not there says so and ends', async ({ onTestFinished }) => {
+  const shop = await openShop({ backend: 'redis', redisUrl: 'redis://127.0.0.1:1' });
+  onTestFinished(() => shop.close());
+  await expect(shop.startSupervisor()).rejects.toMatchObject({ code: 'QUEUE_UNAVAILABLE' });
 });

@@ -26,7 +26,7 @@ const collisions = 3;
 
 function startWriter(shop: Shop, mine: number): Child {
   const args = [shopConfig, mine, writers, customers].map((argument) => JSON.stringify(argument));
-  return startChild('writer', { env: shop.environment(), args });
+  return startChild('writer', { env: shop.environment(), onlyEnv: true, args });
 }
 
 /** The highest acknowledged sequence number per customer. */

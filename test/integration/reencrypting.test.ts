@@ -19,7 +19,15 @@ describe.each(availableBackends())('reencrypting over the %s queue', (backend) =
     await shop.startSupervisor();
     await shop.startWorker();
     const report = await shop.waitForRun(await shop.order());
-    expect(report).toMatchObject({ state: 'succeeded', target_key_id: keyId, rows_examined: 500, rows_updated: 500, rows_failed: 0, rows_conflicted: 0, fields_stale: 0 });
+    expect(report).toMatchObject({
+      state: 'succeeded',
+      target_key_id: keyId,
+      rows_examined: 500,
+      rows_updated: 500,
+      rows_failed: 0,
+      rows_conflicted: 0,
+      fields_stale: 0,
+    });
     const again = await shop.open();
     expect(await findDifferences(shop, again)).toEqual([]);
   });

@@ -1,10 +1,9 @@
 // Supervisors killed or frozen in the middle of planning, while the transaction that plans a batch is open: another one
-// takes over, and every primary key is covered exactly once. A trigger on the batch table holds the planner where the test
-// wants it: its third batch waits for an advisory lock that the test holds.
-import pg from 'pg';
+// takes over, and every primary key is covered exactly once.
 import { describe, expect, test, vi } from 'vitest';
 import { availableBackends } from '../support/backends.js';
 import { startChild, type Child } from '../support/child.js';
+import { holdInsert } from '../support/held-statement.js';
 import { digestOf, findImbalances } from '../support/ledger.js';
 import { findMisplanned, findWrongNotes, noteRows, noteTexts, openNoteShop } from '../support/notes.js';
 import { passLeadership } from '../support/processes.js';
@@ -14,7 +13,6 @@ import { until } from '../support/until.js';
 vi.setConfig({ testTimeout: 240_000 });
 
 const deadlineMs = 60_000;
-const lockNumber = 4_711;
 
 interface HeldPlanner {
   readonly supervisor: Child;
@@ -24,24 +22,10 @@ interface HeldPlanner {
 
 /** Starts a supervisor process; resolves once it waits in the middle of planning its third batch. */
 async function holdPlanner(shop: Shop): Promise<HeldPlanner> {
-  await shop.query(`CREATE FUNCTION hold_planner() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-      IF (SELECT count(*) FROM keyturn.batch) = 3 THEN PERFORM pg_advisory_xact_lock(${lockNumber}); END IF;
-      RETURN NULL;
-    END $$`);
-  await shop.query(
-    'CREATE TRIGGER hold_planner AFTER INSERT ON keyturn.batch FOR EACH ROW EXECUTE FUNCTION hold_planner()',
-  );
-  const holder = new pg.Client({ connectionString: shop.url });
-  // The database may be dropped under it when a test fails.
-  holder.on('error', () => undefined);
-  await holder.connect();
-  await holder.query(`SELECT pg_advisory_lock(${lockNumber})`);
-  const supervisor = startChild('supervisor', { env: { ...shop.environment(), LOG_LEVEL: 'info' } });
-  const waiting = `SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = ${lockNumber} AND NOT granted
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`;
-  await until(async () => (await shop.query(waiting)).length === 1, { what: 'the planner to wait', deadlineMs });
-  return { supervisor, letGo: () => holder.end() };
+  const { waitUntilHeld, letGo } = await holdInsert(shop, 'keyturn.batch', '(SELECT count(*) FROM keyturn.batch) = 3');
+  const supervisor = startChild('supervisor', { env: { ...shop.environment(), LOG_LEVEL: 'info' }, onlyEnv: true });
+  await waitUntilHeld();
+  return { supervisor, letGo };
 }
 
 async function leaderOf(shop: Shop): Promise<unknown> {

@@ -195,7 +195,7 @@ describe('every kind of column', () => {
     {
       id: 4,
       cells: { title: longText, [code]: 'x'.repeat(150), content: Buffer.concat(Array<Buffer>(200).fill(bytes)) },
-      facts: { empty: {}, big: 12345678901234567890.5 },
+      facts: { empty: {}, big: 1234567890.125 },
     },
     // Documents in which the paths lead nowhere: a scalar, a list, a list where an object was expected, a JSON null.
     { id: 5, cells: { title: 'scalar' }, facts: 'just text' },
@@ -291,13 +291,8 @@ describe('every kind of column', () => {
           path === undefined ? [row.id] : [row.id, path],
         );
         const stored = found?.['stored'] as string | Buffer | null;
-        if (plaintext === null) expect(stored).toBeNull();
-        else
-          expect(await keyturn.column('document', name).decrypt({ pk: row.id }, stored ?? '')).toEqual({
-            plaintext,
-            keyId,
-            stale: false,
-          });
+        const seen = stored === null ? null : await keyturn.column('document', name).decrypt({ pk: row.id }, stored);
+        expect(seen).toEqual(plaintext === null ? null : { plaintext, keyId, stale: false });
       }
     }
   });

@@ -3,6 +3,7 @@
 import { describe, expect, test, vi } from 'vitest';
 import { availableBackends } from '../support/backends.js';
 import type { Child } from '../support/child.js';
+import { holdInsert } from '../support/held-statement.js';
 import { countRewrites, digestOf, findImbalances, witnessOf } from '../support/ledger.js';
 import { memberIdOf, passLease, startWorkerProcess, waitForStop, type SelfSignal } from '../support/processes.js';
 import {
@@ -17,10 +18,14 @@ import {
 } from '../support/shop.js';
 import { until } from '../support/until.js';
 
-vi.setConfig({ maxConcurrency: 6, testTimeout: 240_000 });
+vi.setConfig({ maxConcurrency: 8, testTimeout: 240_000 });
 
 const deadlineMs = 60_000;
 const ids = Array.from({ length: 150 }, (_, at) => at + 1);
+
+/** What the workers of this database left open, while only a stopped one is there. */
+const openTransactions = `SELECT pid FROM pg_stat_activity
+  WHERE datname = current_database() AND application_name = 'keyturn worker' AND state = 'idle in transaction'`;
 
 interface Haunted {
   readonly shop: Shop;
@@ -28,13 +33,19 @@ interface Haunted {
   readonly zombie: Child;
 }
 
-/** A run whose only worker has stopped itself. */
-async function openHaunted(backend: Backend, self: Omit<SelfSignal, 'signal'>): Promise<Haunted> {
+/** Customers under an older key, their rewrites witnessed. */
+async function openFilledShop(backend: Backend): Promise<Shop> {
   const shop = await openShop({ backend, ddl: [customerTable, ...witnessOf('customer')] });
   const before = await shop.open();
   await insertCustomers(shop, before, ids);
   await before.close();
   await shop.rotate();
+  return shop;
+}
+
+/** A run whose only worker has stopped itself. */
+async function openHaunted(backend: Backend, self: Omit<SelfSignal, 'signal'>): Promise<Haunted> {
+  const shop = await openFilledShop(backend);
   const run = await shop.order();
   await shop.startSupervisor();
   const zombie = startWorkerProcess(shop, { ...self, signal: 'SIGSTOP' });
@@ -52,11 +63,11 @@ async function expectEachCellOnce({ shop, run }: Haunted, expected?: (id: number
   expect(await findImbalances(shop)).toEqual([]);
 }
 
-/** Continues the zombie, waits until it has found out that its batch is another worker's, and ends it. */
-async function wakeUntilLost({ zombie }: Haunted): Promise<void> {
+/** Continues the zombie, waits until it has found out that its work is void, and ends it. */
+async function wakeUntil({ zombie }: Haunted, says: 'batch lost' | 'trouble'): Promise<void> {
   zombie.kill('SIGCONT');
-  await until(async () => zombie.stderr().includes('"msg":"batch lost"'), {
-    what: `pid ${zombie.pid} to find its batch lost`,
+  await until(async () => zombie.stderr().includes(`"msg":"${says}"`), {
+    what: `pid ${zombie.pid} to log "${says}"`,
     deadlineMs,
   });
   zombie.kill('SIGTERM');
@@ -70,17 +81,18 @@ describe.concurrent.each(availableBackends())('zombie writers over the %s queue'
     const haunted = await openHaunted(backend, { point: 'batch.before_update', time: 2 });
     const { shop } = haunted;
     onTestFinished(() => shop.close());
-    const openWrites = `SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'keyturn worker' AND state = 'idle in transaction'`;
-    const [backendProcess] = await shop.query(openWrites);
-    expect(backendProcess).toBeDefined();
+    const open = await shop.query(openTransactions);
+    expect(open).not.toEqual([]);
 
     // Nothing is turned forward here: the lease runs out by itself, after the server has given up on the transaction.
     await shop.startWorker();
     await expectEachCellOnce(haunted);
-    expect(await shop.query('SELECT 1 FROM pg_stat_activity WHERE pid = $1', [backendProcess?.['pid']])).toEqual([]);
+    // Its connection for writing is gone, and with it whatever else it had open.
+    const backends = open.map((row) => row['pid']);
+    expect(await shop.query('SELECT pid FROM pg_stat_activity WHERE pid = ANY ($1)', [backends])).toEqual([]);
     expect(await countRewrites(shop)).toEqual({ rows: ids.length, most: 1 });
     const digest = await digestOf(shop, ['customer']);
-    await wakeUntilLost(haunted);
+    await wakeUntil(haunted, 'batch lost');
     expect(await digestOf(shop, ['customer'])).toBe(digest);
   });
 
@@ -105,7 +117,7 @@ describe.concurrent.each(availableBackends())('zombie writers over the %s queue'
     }
     await expectEachCellOnce(haunted, newer);
     const digest = await digestOf(shop, ['customer']);
-    await wakeUntilLost(haunted);
+    await wakeUntil(haunted, 'batch lost');
     expect(await digestOf(shop, ['customer'])).toBe(digest);
   });
 
@@ -135,5 +147,28 @@ describe.concurrent.each(availableBackends())('zombie writers over the %s queue'
     expect(await countRewrites(shop)).toEqual({ rows: ids.length, most: 1 });
     zombie.kill('SIGTERM');
     expect(await zombie.waitForExit(deadlineMs)).toEqual({ code: 0, signal: null });
+  });
+
+  test(`a worker frozen while it records a part of the scan is ended by the server, and the run goes on without it [${backend}]`, async ({
+    onTestFinished,
+  }) => {
+    const shop = await openFilledShop(backend);
+    onTestFinished(() => shop.close());
+    const run = await shop.order();
+    await shop.startSupervisor();
+    const isScan = `EXISTS (SELECT 1 FROM keyturn.batch b WHERE b.id = NEW.batch_id AND b.kind = 'verify')`;
+    const { waitUntilHeld, letGo } = await holdInsert(shop, 'keyturn.ledger', isScan);
+    const zombie = startWorkerProcess(shop);
+    await waitUntilHeld();
+    zombie.kill('SIGSTOP');
+    await letGo();
+    // Nothing is turned forward here either: its transaction holds the batch, and the supervisor must not wait for it.
+    await shop.startWorker();
+    await expectEachCellOnce({ shop, run, zombie });
+    expect(await countRewrites(shop)).toEqual({ rows: ids.length, most: 1 });
+    const digest = await digestOf(shop, ['customer']);
+    // Its statement had succeeded and its commit cannot: the connection is gone.
+    await wakeUntil({ shop, run, zombie }, 'trouble');
+    expect(await digestOf(shop, ['customer'])).toBe(digest);
   });
 });

@@ -5,6 +5,7 @@ import {
   batchRows,
   dispatchWindow,
   followUpDelayMs,
+  followUpWindow,
   initialSlicePace,
   maxFollowUps,
   paceAfterTimeout,
@@ -13,27 +14,37 @@ import {
 } from '../../src/rotation/pace.js';
 
 const writeSeconds = fc.double({ min: 0, max: 60, noNaN: true });
+
+/** As large as slices get: where instant writes let them grow to. */
+const mostRows = paceAfterWrite({ ...initialSlicePace, rows: 1_000_000 }, 1_000_000, 0).rows;
+
 const pace: fc.Arbitrary<SlicePace> = fc.record({
-  rows: fc.integer({ min: 20, max: 5_000 }),
+  rows: fc.integer({ min: 20, max: mostRows }),
   weightedRows: fc.double({ min: 0, max: 20_000, noNaN: true }),
   weightedSeconds: fc.double({ min: 0, max: 240, noNaN: true }),
 });
 
 describe('rows per slice', () => {
-  test('stay from 20 to 5,000, grow by at most a fifth and shrink by at most half, for any write time', () => {
+  test('begin with 200 and are at most some thousands', () => {
+    expect(initialSlicePace.rows).toBe(200);
+    expect(mostRows).toBeGreaterThanOrEqual(1_000);
+    expect(mostRows).toBeLessThanOrEqual(5_000);
+  });
+
+  test('stay within their bounds, grow by at most a fifth and shrink by at most half, for any write time', () => {
     fc.assert(
-      fc.property(pace, fc.integer({ min: 0, max: 5_000 }), writeSeconds, (before, rows, seconds) => {
+      fc.property(pace, fc.nat(5_000), writeSeconds, (before, rows, seconds) => {
         const after = paceAfterWrite(before, rows, seconds).rows;
         expect(Number.isInteger(after)).toBe(true);
         expect(after).toBeGreaterThanOrEqual(Math.max(20, Math.floor(before.rows / 2)));
-        expect(after).toBeLessThanOrEqual(Math.min(5_000, Math.ceil(before.rows * 1.2)));
+        expect(after).toBeLessThanOrEqual(Math.min(mostRows, Math.ceil(before.rows * 1.2)));
       }),
     );
   });
 
   test('settle where a write takes 200 ms, from above and from below', () => {
-    for (const rowsPerSecond of [500, 4_000, 20_000]) {
-      for (const start of [20, 5_000]) {
+    for (const rowsPerSecond of [500, 2_000, 4_500]) {
+      for (const start of [20, mostRows]) {
         let at: SlicePace = { ...initialSlicePace, rows: start };
         for (let slice = 0; slice < 60; slice++) at = paceAfterWrite(at, at.rows, at.rows / rowsPerSecond);
         expect(at.rows / rowsPerSecond).toBeCloseTo(0.2, 2);
@@ -45,7 +56,7 @@ describe('rows per slice', () => {
     expect(paceAfterTimeout(initialSlicePace).rows).toBe(100);
     expect(paceAfterTimeout({ ...initialSlicePace, rows: 30 }).rows).toBe(20);
     expect(paceAfterWrite(initialSlicePace, 200, 0).rows).toBe(240);
-    expect(paceAfterWrite({ ...initialSlicePace, rows: 5_000 }, 5_000, 0).rows).toBe(5_000);
+    expect(paceAfterWrite({ ...initialSlicePace, rows: mostRows }, mostRows, 0).rows).toBe(mostRows);
   });
 });
 
@@ -67,6 +78,10 @@ describe('rows per batch', () => {
 describe('batches in the queue', () => {
   test('are two for each worker, from 4 to 200', () => {
     expect([0, 1, 2, 3, 50, 100, 10_000].map(dispatchWindow)).toEqual([4, 4, 4, 6, 100, 200, 200]);
+  });
+
+  test('leave room for follow-ups besides, more than for ranges', () => {
+    expect([0, 1, 3, 100].map(followUpWindow)).toEqual([32, 32, 48, 1_600]);
   });
 });
 

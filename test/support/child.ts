@@ -10,7 +10,7 @@ import { afterAll } from 'vitest';
 import { until } from './until.js';
 
 export interface ChildOptions {
-  /** Beside this process's own environment, or instead of it with `onlyEnv`. */
+  /** Beside this process's own environment; with `onlyEnv` instead of it, for a queue address must not slip through. */
   readonly env?: Readonly<Record<string, string>>;
   readonly onlyEnv?: boolean;
   readonly args?: readonly string[];

@@ -15,10 +15,12 @@ export interface SelfSignal {
 
 const reachDeadlineMs = 60_000;
 
-export function startWorkerProcess(shop: Shop, self: SelfSignal): Child {
+/** Works until it is signalled, or until it has reached the point at which it signals itself. */
+export function startWorkerProcess(shop: Shop, self?: SelfSignal): Child {
   return startChild('worker', {
     env: { ...shop.environment(), LOG_LEVEL: 'info' },
-    args: [self.point, String(self.time), self.signal],
+    onlyEnv: true,
+    args: self === undefined ? [] : [self.point, String(self.time), self.signal],
   });
 }
 

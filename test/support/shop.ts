@@ -2,7 +2,8 @@
 // read through the library and start supervisor and workers on either queue backend.
 import { randomBytes } from 'node:crypto';
 import { inject } from 'vitest';
-import { openControl, openKeyturn, startSupervisorProcess, startWorker, type Keyturn, type LongRunning } from '../../src/app.js';
+import { openControl, openKeyturn, type Keyturn } from '../../src/app.js';
+import { startSupervisorProcess, startWorker, type LongRunning } from '../../src/app-runners.js';
 import type { OpenControl } from '../../src/control/context.js';
 import type { ConfigFile, Environment } from '../../src/config.js';
 import { init } from '../../src/control/init.js';
@@ -50,7 +51,15 @@ function redisUrlFor(): string {
   return url.toString();
 }
 
-export async function openShop(options: { backend?: Backend; config?: ConfigFile; ddl?: readonly string[]; redisUrl?: string; adminUrl?: string } = {}): Promise<Shop> {
+export async function openShop(
+  options: {
+    backend?: Backend;
+    config?: ConfigFile;
+    ddl?: readonly string[];
+    redisUrl?: string;
+    adminUrl?: string;
+  } = {},
+): Promise<Shop> {
   const backend = options.backend ?? 'postgres';
   const config = options.config ?? shopConfig;
   const database = await createTestDatabase(options.adminUrl);
@@ -85,7 +94,14 @@ export async function openShop(options: { backend?: Backend; config?: ConfigFile
       opened.push(keyturn);
       return keyturn;
     },
-    startWorker: async (reachPoint) => keep(await startWorker({ environment: environment(), name: 'worker', ...(reachPoint === undefined ? {} : { reachPoint }) })),
+    startWorker: async (reachPoint) =>
+      keep(
+        await startWorker({
+          environment: environment(),
+          name: 'worker',
+          ...(reachPoint === undefined ? {} : { reachPoint }),
+        }),
+      ),
     startSupervisor: async () => keep(await startSupervisorProcess({ environment: environment(), name: 'supervisor' })),
     async rotate() {
       const staged = await stageKey(control.context, undefined, 'test');
@@ -93,7 +109,15 @@ export async function openShop(options: { backend?: Backend; config?: ConfigFile
       return staged.key.id;
     },
     async order(request = {}) {
-      const run = await orderRun(control.context, { kind: 'reencrypt', keyring: undefined, target: undefined, scope: undefined, deep: false, reason: 'test', ...request });
+      const run = await orderRun(control.context, {
+        kind: 'reencrypt',
+        keyring: undefined,
+        target: undefined,
+        scope: undefined,
+        deep: false,
+        reason: 'test',
+        ...request,
+      });
       return run.id;
     },
     waitForRun: (id, deadlineMs = 60_000) =>
@@ -137,25 +161,41 @@ export function customer(id: number): Customer {
 
 /** Inserts customers through the library, as an application would. */
 export async function insertCustomers(shop: Shop, keyturn: Keyturn, ids: Iterable<number>): Promise<void> {
-  const columns = ['email', 'phone', 'profile.ssn', 'profile.iban'].map((name) => keyturn.column('public.customer', name));
+  const columns = ['email', 'phone', 'profile.ssn', 'profile.iban'].map((name) =>
+    keyturn.column('public.customer', name),
+  );
   for (const id of ids) {
     const made = customer(id);
     const address = { pk: id, scope: made.tenant };
     const [email, phone, ssn, iban] = await Promise.all(
-      [made.email, made.phone, made.ssn, made.iban].map(async (value, at) => (value === null ? null : columns[at]?.encrypt(address, value))),
+      [made.email, made.phone, made.ssn, made.iban].map(async (value, at) =>
+        value === null ? null : columns[at]?.encrypt(address, value),
+      ),
     );
-    await shop.query('INSERT INTO customer (id, tenant_id, email, phone, profile) VALUES ($1, $2, $3, $4, $5)', [id, made.tenant, email, phone, JSON.stringify({ ssn, bank: { iban, name: 'kept' }, plain: id })]);
+    await shop.query('INSERT INTO customer (id, tenant_id, email, phone, profile) VALUES ($1, $2, $3, $4, $5)', [
+      id,
+      made.tenant,
+      email,
+      phone,
+      JSON.stringify({ ssn, bank: { iban, name: 'kept' }, plain: id }),
+    ]);
   }
 }
 
 /** Decrypts every cell and answers what differs from what was written, in words. */
-export async function findDifferences(shop: Shop, keyturn: Keyturn, expected: (id: number) => Customer = customer): Promise<string[]> {
+export async function findDifferences(
+  shop: Shop,
+  keyturn: Keyturn,
+  expected: (id: number) => Customer = customer,
+): Promise<string[]> {
   const email = keyturn.column('public.customer', 'email');
   const phone = keyturn.column('public.customer', 'phone');
   const ssn = keyturn.column('public.customer', 'profile.ssn');
   const iban = keyturn.column('public.customer', 'profile.iban');
   const differences: string[] = [];
-  for (const row of await shop.query(`SELECT id::int, tenant_id, email, phone, profile #>> '{ssn}' AS ssn, profile #>> '{bank,iban}' AS iban FROM customer ORDER BY id`)) {
+  for (const row of await shop.query(
+    `SELECT id::int, tenant_id, email, phone, profile #>> '{ssn}' AS ssn, profile #>> '{bank,iban}' AS iban FROM customer ORDER BY id`,
+  )) {
     const wanted = expected(Number(row['id']));
     const address = { pk: wanted.id, scope: String(row['tenant_id']) };
     for (const [name, column, stored, value] of [

@@ -89,14 +89,10 @@ export function addOverviewCommands(program: Command, cli: Cli): void {
   );
 }
 
-/** Needs the file alone, so any address serves where none is set. */
+/** Needs the file alone: nothing is connected to, so any address serves. */
 async function printStatements(cli: Cli): Promise<void> {
   const { environment, openControl, stdout } = cli.surroundings;
-  const hasAddress = environment['DATABASE_URL'] !== undefined || environment['DATABASE_URL_FILE'] !== undefined;
-  const opened = openControl({
-    environment: hasAddress ? environment : { ...environment, DATABASE_URL: 'postgres://' },
-    file: cli.configFile(),
-  });
+  const opened = openControl({ environment: { ...environment, DATABASE_URL: 'postgres://' }, file: cli.configFile() });
   try {
     stdout.write(await printSql(opened.context));
   } finally {

@@ -109,8 +109,8 @@ export function addRunningCommands(program: Command, cli: Cli): void {
       ],
       exits: {
         3: 'no such keyring or target',
-        4: 'the run was paused or cancelled, or the active key changed',
-        6: 'stale values were found, or some do not decrypt',
+        4: 'the run was paused or cancelled',
+        6: 'stale values were found, or some do not decrypt, or the active key changed meanwhile',
         7: 'nobody is there to do the work, or the database cannot be reached',
       },
     },

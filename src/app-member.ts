@@ -1,0 +1,121 @@
+// The part of the wiring that every process shares: connections, root keys, membership. Loads neither the queue nor what
+// keyturn.yaml needs.
+import { readFileSync } from 'node:fs';
+import type { Secret } from './crypto/secret.js';
+import { startMembership, type Membership } from './engine/membership.js';
+import type { Connections, Environment } from './environment.js';
+import { KeyturnError } from './errors.js';
+import { openRootKey } from './keys/roots/open-root-key.js';
+import type { RootKey } from './keys/roots/root-key.js';
+import { openDatabase, type Database } from './store/database.js';
+import { createKeyStore, getClusterId, listRootUris } from './store/keys.js';
+import type { MemberKind } from './store/members.js';
+import { requireSchema } from './store/schema.js';
+import type { Logger } from './telemetry/logging.js';
+
+export const version: string = readVersion();
+
+function readVersion(): string {
+  // dist/src/app.js and src/app.ts are two and one level below package.json.
+  for (const up of ['../package.json', '../../package.json']) {
+    try {
+      const parsed: unknown = JSON.parse(readFileSync(new URL(up, import.meta.url), 'utf8'));
+      if (typeof parsed === 'object' && parsed !== null && 'version' in parsed && typeof parsed.version === 'string')
+        return parsed.version;
+    } catch {
+      // Not this level.
+    }
+  }
+  return 'unknown';
+}
+
+/** Opens each URI once per process: reading `env:` removes the variable. */
+export function createRootOpener(
+  environment: Environment,
+): (uris: readonly string[], cluster: string) => Promise<readonly RootKey[]> {
+  const opened = new Map<string, Promise<RootKey>>();
+  return (uris, cluster) =>
+    Promise.all(
+      uris.map((uri) => {
+        const name = `${cluster} ${uri}`;
+        const root = opened.get(name) ?? openRootKey(fileUriOf(uri, environment), { cluster, env: environment });
+        opened.set(name, root);
+        return root;
+      }),
+    );
+}
+
+/** `env:NAME` is read from the file that NAME_FILE points at, where NAME itself is not set. */
+function fileUriOf(uri: string, environment: Environment): string {
+  const name = /^env:(\w+)$/.exec(uri)?.[1];
+  if (name === undefined || environment[name] !== undefined) return uri;
+  const path = environment[`${name}_FILE`];
+  return path === undefined ? uri : `file:${path}`;
+}
+
+export function requireDatabaseUrl(connections: Connections): Secret {
+  if (connections.databaseUrl !== undefined) return connections.databaseUrl;
+  throw new KeyturnError(
+    'CONFIG_INVALID',
+    'DATABASE_URL is not set; point it at the database that holds the encrypted columns',
+  );
+}
+
+export interface MemberProcess {
+  readonly database: Database;
+  readonly membership: Membership;
+  readonly cluster: string;
+  close(): Promise<void>;
+}
+
+/** Connects, checks schema and root keys, and becomes a member. Closes what it opened when it throws. */
+export async function startMember(options: {
+  connections: Connections;
+  /** Root key URIs of a keyring; undefined for what `init` registered. */
+  rootsOf: (keyring: string) => readonly string[] | undefined;
+  environment: Environment;
+  kind: MemberKind;
+  name: string;
+  keyrings: readonly string[] | undefined;
+  maxConnections: number;
+  onTrouble: (error: unknown) => void;
+}): Promise<MemberProcess> {
+  const database = openDatabase({
+    url: requireDatabaseUrl(options.connections),
+    maxConnections: options.maxConnections,
+    applicationName: `keyturn ${options.kind}`,
+  });
+  const openRoots = createRootOpener(options.environment);
+  try {
+    await requireSchema(database);
+    const cluster = await getClusterId(database);
+    const membership = await startMembership({
+      database,
+      store: createKeyStore(database),
+      kind: options.kind,
+      name: options.name,
+      version,
+      keyrings: options.keyrings,
+      openRoots: async (keyring) => {
+        return openRoots(options.rootsOf(keyring) ?? (await listRootUris(database)).get(keyring) ?? [], cluster);
+      },
+      onTrouble: options.onTrouble,
+    });
+    return {
+      database,
+      membership,
+      cluster,
+      async close() {
+        await membership.close();
+        await database.close();
+      },
+    };
+  } catch (error) {
+    await database.close();
+    throw error;
+  }
+}
+
+export function troubleLogger(log: Logger): (error: unknown) => void {
+  return (error) => log.warn({ err: error }, 'trouble');
+}
