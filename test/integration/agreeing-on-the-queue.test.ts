@@ -23,12 +23,10 @@ describe.each(availableBackends())('a cluster on the %s queue', (backend) => {
 
     const other = backend === 'redis' ? shop.url : 'redis://127.0.0.1:1';
     const environment = { ...shop.environment(), REDIS_URL: backend === 'redis' ? '' : other };
-    await expect(startWorker({ environment, name: 'stranger' })).rejects.toMatchObject({
-      code: backend === 'redis' ? 'QUEUE_MISMATCH' : expect.stringMatching(/^QUEUE_(MISMATCH|UNAVAILABLE)$/),
-      details: expect.anything(),
-    });
+    await expect(startWorker({ environment, name: 'stranger' })).rejects.toMatchObject({ code: 'QUEUE_MISMATCH' });
+    // A supervisor looks into its own queue first, which may not even answer.
     await expect(startSupervisorProcess({ environment, name: 'stranger' })).rejects.toMatchObject({
-      code: backend === 'redis' ? 'QUEUE_MISMATCH' : expect.stringMatching(/^QUEUE_(MISMATCH|UNAVAILABLE)$/),
+      code: expect.stringMatching(/^QUEUE_(MISMATCH|UNAVAILABLE)$/),
     });
     expect(await findQueueRecord(shop.control.context.database)).toEqual(record);
   });
