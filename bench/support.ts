@@ -12,7 +12,6 @@ import { encrypt } from '../src/codec.js';
 import { createCellBuilder } from '../src/engine/cells-of-target.js';
 import { startMembership, type Membership } from '../src/engine/membership.js';
 import { passPoint } from '../src/engine/services.js';
-import { createThreadCrypto, type SliceCrypto } from '../src/engine/slice-crypto.js';
 import { workBatch } from '../src/engine/work-batch.js';
 import { startEmbeddedPostgres } from '../src/embedded/postgres.js';
 import { openRootKey } from '../src/keys/roots/open-root-key.js';
@@ -33,7 +32,6 @@ export interface Bench {
   readonly control: OpenControl;
   readonly database: Database;
   readonly membership: Membership;
-  readonly crypto: SliceCrypto;
   environment(): Record<string, string>;
   close(): Promise<void>;
 }
@@ -81,7 +79,6 @@ export async function openBench(tables: readonly string[]): Promise<Bench> {
       throw error;
     },
   });
-  const crypto = createThreadCrypto(new URL('../src/engine/slice-thread.js', import.meta.url));
   return {
     url,
     rootKey,
@@ -89,10 +86,8 @@ export async function openBench(tables: readonly string[]): Promise<Bench> {
     control,
     database,
     membership,
-    crypto,
     environment,
     async close() {
-      await crypto.close();
       await membership.close();
       await database.close();
       await control.close();
@@ -165,7 +160,6 @@ export async function reencryptTable(bench: Bench, table: string): Promise<Moved
     database,
     keyrings: bench.membership,
     memberId: bench.membership.id,
-    crypto: bench.crypto,
     reachPoint: passPoint,
   };
   const startedAt = performance.now();

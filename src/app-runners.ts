@@ -1,9 +1,7 @@
 // The wiring of workers and supervisors. They read the environment and the registry, never keyturn.yaml.
-import { existsSync } from 'node:fs';
 import { requireDatabaseUrl, startMember, troubleLogger } from './app-member.js';
 import { claimQueue, joinQueue, requireSameQueue } from './engine/agree-queue.js';
 import { passPoint, type ReachPoint } from './engine/services.js';
-import { createInlineCrypto, createThreadCrypto, type SliceCrypto } from './engine/slice-crypto.js';
 import { startSupervisor } from './engine/supervisor.js';
 import { workBatch } from './engine/work-batch.js';
 import { readConnections, type Connections, type Environment } from './environment.js';
@@ -69,10 +67,8 @@ export async function startWorker(options: ProcessOptions & { reachPoint?: Reach
     throw error;
   }
   await queue.close();
-  const crypto = createSliceCrypto();
   const services = {
     database: member.database,
-    crypto,
     keyrings: member.membership,
     memberId: member.membership.id,
     reachPoint: options.reachPoint ?? passPoint,
@@ -102,16 +98,9 @@ export async function startWorker(options: ProcessOptions & { reachPoint?: Reach
   return longRunning(watch.lost, async () => {
     watch.stop();
     await consumer.stop();
-    await crypto.close();
     await member.close();
     log.info('worker stopped');
   });
-}
-
-/** Threads need the compiled module; run from sources, a worker reencrypts on its event loop. */
-function createSliceCrypto(): SliceCrypto {
-  const entry = new URL('./engine/slice-thread.js', import.meta.url);
-  return existsSync(entry) ? createThreadCrypto(entry) : createInlineCrypto();
 }
 
 /** The supervisor: plans runs, feeds the queue, mends what got lost. Any number may run; one leads. */

@@ -43,7 +43,6 @@ export const errorKinds = {
   DATABASE_ERROR: 'unavailable',
   QUEUE_UNAVAILABLE: 'unavailable',
   NO_WORKERS: 'unavailable',
-  THREAD_ENDED: 'unavailable',
   MASTER_KEY_MISMATCH: 'root_mismatch',
 } as const satisfies Record<string, ErrorKind>;
 

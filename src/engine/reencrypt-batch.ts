@@ -29,7 +29,7 @@ import { quarantineCells, type QuarantinedCell } from '../store/quarantine.js';
 import { getTarget } from '../store/registry.js';
 import { Blocked, LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
 import type { BatchEnd, BatchServices } from './services.js';
-import { cellCodes, type TreatedRows } from './treat-rows.js';
+import { cellCodes, treatRows, type TreatedRows } from './treat-rows.js';
 
 /** A worker stopped between two statements must keep neither application rows locked nor a snapshot open: the server ends it. */
 export const endsWhenIdle = `SET LOCAL idle_in_transaction_session_timeout = '10s'`;
@@ -75,8 +75,8 @@ interface Ahead {
   readonly prepared: Promise<PreparedSlice | undefined>;
 }
 
-/** Two slices in the hands of the threads and one being read keep the writer busy; more would only hold memory. */
-const slicesAhead = 3;
+/** The one to be written next, and the one that is read and reencrypted meanwhile; more would only hold memory. */
+const slicesAhead = 2;
 
 /** Runs a claimed batch until it is done, its lease is lost, or `signal` asks to stop (within one slice). */
 export async function reencryptBatch(
@@ -188,7 +188,7 @@ async function treat(visit: Visit, slice: ReadSlice): Promise<PreparedSlice> {
   const { services, batch } = visit;
   await services.reachPoint('batch.after_read');
   const keyring = await keyringFor(services, batch);
-  const treated = await services.crypto.treat({
+  const treated = await treatRows({
     keyring,
     target: visit.target,
     rows: slice.rows,

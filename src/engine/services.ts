@@ -1,7 +1,6 @@
 // What the engine's functions are given: databases, the keyrings of this member, and the points where tests may stop it.
 import type { Keyring } from '../keys/keyring.js';
 import type { Database } from '../store/database.js';
-import type { SliceCrypto } from './slice-crypto.js';
 
 /** Named points inside a batch; a crash test ends the process when one is reached. */
 export type BatchPoint =
@@ -29,7 +28,6 @@ export interface BatchServices {
   readonly database: Database;
   readonly keyrings: KeyringSource;
   readonly memberId: string;
-  readonly crypto: SliceCrypto;
   readonly reachPoint: ReachPoint;
 }
 

@@ -1,5 +1,4 @@
-// Decrypts and reencrypts the cells of a slice and packs what is to be written. Pure: rows in, outcomes and arrays out; runs
-// on the event loop or in a thread of its own (slice-crypto.ts).
+// Decrypts and reencrypts the cells of a slice and packs what is to be written: rows in, outcomes and arrays out, no I/O.
 import { reencrypt, type CellFailure } from '../codec.js';
 import type { KeyId } from '../crypto/value-key.js';
 import type { Keyring } from '../keys/keyring.js';
@@ -31,7 +30,7 @@ export interface TreatedRows {
   readonly cryptoMs: number;
 }
 
-export interface RowTreatment {
+interface RowTreatment {
   /** `visited`: which columns are meant; undefined for all. */
   add(row: CellRow, visited: readonly boolean[] | undefined): void;
   finish(): TreatedRows;
@@ -42,7 +41,7 @@ interface Rewrite {
   readonly replacement: string | Buffer;
 }
 
-export function startTreatment(keyring: Keyring, target: Target, rowCount: number): RowTreatment {
+function startTreatment(keyring: Keyring, target: Target, rowCount: number): RowTreatment {
   const builder = createCellBuilder(target, keyring.cluster);
   const width = target.columns.length;
   const codes = new Uint8Array(rowCount * width);
@@ -128,4 +127,24 @@ function packColumn(
       rewrites.map((rewrite) => rewrite?.replacement ?? null),
     ),
   };
+}
+
+/** The event loop turns between so many rows, so that statements under way are not kept waiting. */
+const rowsPerTurn = 32;
+
+export interface SliceWork {
+  readonly keyring: Keyring;
+  readonly target: Target;
+  readonly rows: readonly CellRow[];
+  /** Per row, which columns are meant; undefined for all. */
+  readonly visited: readonly (readonly boolean[])[] | undefined;
+}
+
+export async function treatRows({ keyring, target, rows, visited }: SliceWork): Promise<TreatedRows> {
+  const treatment = startTreatment(keyring, target, rows.length);
+  for (const [at, row] of rows.entries()) {
+    treatment.add(row, visited?.[at]);
+    if (at % rowsPerTurn === rowsPerTurn - 1) await new Promise(setImmediate);
+  }
+  return treatment.finish();
 }

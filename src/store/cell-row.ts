@@ -1,10 +1,10 @@
-// The rows of a slice as they come from the database and go back: plain data that a thread can take over. Loads no driver.
+// The rows of a slice as they come from the database and go back: plain data.
 import type { Stored } from '../formats/format.js';
 import type { RowKey, TargetColumn } from '../rotation/target.js';
 
 /**
  * One row as read: its key, its tenant as text, and per encrypted column the stored value or null (no cell). Bytes stay the
- * hexadecimal text that travels, so that a thread can take them over; `storedOf` turns them into a value.
+ * hexadecimal text that travels; `storedOf` turns them into a value.
  */
 export interface CellRow {
   readonly key: RowKey;

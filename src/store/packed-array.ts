@@ -9,8 +9,7 @@ export function packArray(element: keyof typeof elementTypes, values: readonly (
   let length = headerBytes;
   for (const value of values)
     length += 4 + (value === null ? 0 : typeof value === 'string' ? Buffer.byteLength(value) : value.length);
-  // Memory of its own, outside the shared pool: it may be handed to another thread.
-  const packed = Buffer.allocUnsafeSlow(length);
+  const packed = Buffer.allocUnsafe(length);
   packed.writeInt32BE(values.length === 0 ? 0 : 1, 0);
   packed.writeInt32BE(values.includes(null) ? 1 : 0, 4);
   packed.writeInt32BE(elementTypes[element], 8);

@@ -4,7 +4,6 @@ import { randomUUID } from 'node:crypto';
 import { Secret } from '../../src/crypto/secret.js';
 import { advanceRun } from '../../src/engine/advance-run.js';
 import { startMembership } from '../../src/engine/membership.js';
-import { createInlineCrypto } from '../../src/engine/slice-crypto.js';
 import { passPoint, type BatchServices, type ReachPoint } from '../../src/engine/services.js';
 import { workBatch, type Worked } from '../../src/engine/work-batch.js';
 import { openRootKey } from '../../src/keys/roots/open-root-key.js';
@@ -44,7 +43,6 @@ export async function openBareWorker(shop: Shop, reachPoint: ReachPoint = passPo
     database,
     keyrings: membership,
     memberId: membership.id,
-    crypto: createInlineCrypto(),
     reachPoint,
   };
   return {

@@ -4,7 +4,6 @@ import { randomUUID } from 'node:crypto';
 import { Secret } from '../../src/crypto/secret.js';
 import { showRun, type RunReport } from '../../src/control/runs.js';
 import { advanceRun } from '../../src/engine/advance-run.js';
-import { createInlineCrypto } from '../../src/engine/slice-crypto.js';
 import { startMembership, type Membership } from '../../src/engine/membership.js';
 import { passPoint, type BatchServices, type ReachPoint } from '../../src/engine/services.js';
 import { workBatch, type Worked } from '../../src/engine/work-batch.js';
@@ -60,7 +59,6 @@ export async function startDirectRunner(
     database,
     keyrings: membership,
     memberId: membership.id,
-    crypto: createInlineCrypto(),
     reachPoint: options.reachPoint ?? passPoint,
   };
   const holder = randomUUID();
