@@ -11,7 +11,7 @@ export interface SlicePace {
 const targetWriteSeconds = 0.2;
 const decay = 0.75;
 const minSliceRows = 20;
-/** More gains nothing in speed and costs memory: several slices are in hand at once. */
+/** More gains nothing in speed, and costs memory and the collector's time: two slices are in hand at once. */
 const maxSliceRows = 1_000;
 
 export const initialSlicePace: SlicePace = { rows: 200, weightedRows: 0, weightedSeconds: 0 };
