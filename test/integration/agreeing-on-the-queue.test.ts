@@ -6,9 +6,11 @@ import { queueAddressOf } from '../../src/queue/connection.js';
 import { startSupervisorProcess, startWorker } from '../../src/app-runners.js';
 import { Secret } from '../../src/crypto/secret.js';
 import { getClusterId } from '../../src/store/keys.js';
+import { hasLeader } from '../../src/store/leadership.js';
 import { findQueueRecord } from '../../src/store/queue-record.js';
 import { availableBackends } from '../support/backends.js';
 import { openShop, type Shop } from '../support/shop.js';
+import { until } from '../support/until.js';
 
 let shop: Shop;
 afterEach(() => shop.close());
@@ -53,6 +55,7 @@ describe.each(availableBackends())('a cluster on the %s queue', (backend) => {
       message: expect.stringMatching(/keyturn supervisor.*keyturn worker.*--local/),
     });
     await shop.startSupervisor();
+    await until(() => hasLeader(shop.control.context.database), { what: 'the supervisor to lead', deadlineMs: 10_000 });
     await expect(requireRunners(shop.control.context)).rejects.toMatchObject({
       code: 'NO_WORKERS',
       message: expect.not.stringMatching(/keyturn supervisor/),
