@@ -18,7 +18,11 @@ const wrapBytes = wrapHeader.length + gcmNonceBytes + dataKeyBytes + gcmTagBytes
 const tokenSecretBytes = 32;
 const tokenBytes = gcmNonceBytes + tokenSecretBytes + gcmTagBytes;
 
-export interface LocalRootKey {
+/**
+ * What a root key can do, wherever it is kept. Its bytes are never asked for, so a KMS or an HSM can stand behind it;
+ * asynchronous for the same reason.
+ */
+export interface RootKey {
   /** 32 bytes; tells root keys apart without giving an oracle for guessing them. */
   readonly fingerprint: Buffer;
   /** The first 8 bytes as 16 hexadecimal characters, for people. */
@@ -27,6 +31,7 @@ export interface LocalRootKey {
   wrap(rootId: number, identity: DataKeyIdentity, material: KeyObject): Promise<Buffer>;
   /** Throws UNWRAP_FAILED unless `blob` opens and holds the very key that `identity` and `commitment` describe. */
   unwrap(rootId: number, identity: DataKeyIdentity, commitment: Buffer, blob: Buffer): Promise<ValueKey>;
+  /** A token only this root key opens; stored, it tells at boot whether the right root key was given. */
   createToken(rootId: number): Promise<Buffer>;
   opensToken(rootId: number, token: Buffer): Promise<boolean>;
 }
@@ -35,7 +40,7 @@ export interface LocalRootKey {
  * Takes the 32 bytes over: they are zeroed before this returns, also when it throws. `cluster` is the UUID of the
  * installation; the same bytes give other subkeys in another cluster.
  */
-export function createRootKey(bytes: Buffer, cluster: string): LocalRootKey {
+export function createRootKey(bytes: Buffer, cluster: string): RootKey {
   try {
     if (bytes.length !== rootKeyBytes) {
       throw new KeyturnError('ROOT_KEY_REFUSED', `a root key has ${rootKeyBytes} bytes, got ${bytes.length}`);
@@ -51,7 +56,7 @@ export function createRootKey(bytes: Buffer, cluster: string): LocalRootKey {
   }
 }
 
-class HeldRootKey implements LocalRootKey {
+class HeldRootKey implements RootKey {
   readonly fingerprint: Buffer;
   readonly shortFingerprint: string;
   readonly #wrapKey: KeyObject;

@@ -19,7 +19,7 @@ export function storedOf(column: Pick<TargetColumn, 'sqlType'>, value: string): 
 /** Rows to rewrite, as packed arrays: one per key column, and per encrypted column the envelopes read and their replacements. */
 export interface PackedReplacements {
   readonly rows: number;
-  readonly keys: readonly Uint8Array[];
+  readonly keys: readonly Buffer[];
   /** Undefined where no row changes the column; NULL in an array where that row does not. */
-  readonly columns: readonly ({ readonly read: Uint8Array; readonly replacement: Uint8Array } | undefined)[];
+  readonly columns: readonly ({ readonly read: Buffer; readonly replacement: Buffer } | undefined)[];
 }

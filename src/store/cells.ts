@@ -124,11 +124,11 @@ export function createCellStore(target: Target): CellStore {
     },
     async lockUnlessBusy(client, { keys, rows: wanted }) {
       const locking = `SELECT u.i FROM ${keysJoin('u')} JOIN ${table} t ON ${joinOnKey} ORDER BY ${keyOrder} FOR NO KEY UPDATE OF t SKIP LOCKED`;
-      const { rows } = await client.query(positionsStatement(locking, wanted), keys.map(asBuffer));
+      const { rows } = await client.query(positionsStatement(locking, wanted), keys);
       return positionsOf(rows);
     },
     async replaceIfUnchanged(client, replacements, locked) {
-      const parameters: unknown[] = replacements.keys.map(asBuffer);
+      const parameters: unknown[] = [...replacements.keys];
       const unnested = target.key.map((column, part) => `$${part + 1}::text[]::${column.type}[]`);
       const names = target.key.map((_, part) => `k${part}`);
       const touched = target.columns.flatMap((column, at) => {
@@ -137,10 +137,7 @@ export function createCellStore(target: Target): CellStore {
       });
       for (const { column, at, arrays } of touched) {
         const type = column.sqlType === 'bytea' ? 'bytea[]' : 'text[]';
-        unnested.push(
-          `$${parameters.push(asBuffer(arrays.read))}::${type}`,
-          `$${parameters.push(asBuffer(arrays.replacement))}::${type}`,
-        );
+        unnested.push(`$${parameters.push(arrays.read)}::${type}`, `$${parameters.push(arrays.replacement)}::${type}`);
         names.push(`o${at}`, `n${at}`);
       }
       // Byte for byte: under the column's own collation two envelopes that differ in case may be equal.
@@ -196,11 +193,6 @@ export function createCellStore(target: Target): CellStore {
       return { rows: Number(rowCount), cells: Number(cellCount), others: Number(otherCount) };
     },
   };
-}
-
-/** The driver takes a Buffer as binary; of any other array of bytes it makes JSON. */
-function asBuffer(bytes: Uint8Array): Buffer {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
 /** Counts what `statement` answers, and lists the positions (from 1) only where some of the `wanted` are missing. */
