@@ -2,7 +2,7 @@
 // exact plaintext or an error ever comes back.
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { type Cell, check, decrypt, encrypt, reencrypt } from '../src/codec.js';
+import { type Cell, check, decrypt, encrypt, reencrypt, reencryptAll } from '../src/codec.js';
 import { createValueKey, generateDataKey } from '../src/crypto/data-key.js';
 import type { KeyId, ValueKey } from '../src/crypto/value-key.js';
 import { KeyturnError } from '../src/errors.js';
@@ -53,6 +53,9 @@ function cellAt(row: number, format: Format = keyturnFormat, storage: Cell['stor
   const [tenant, target, column] = [1, 2, 3].map((byte) => Buffer.alloc(16, byte)) as [Buffer, Buffer, Buffer];
   return { address: { tenant, target, column, row: Buffer.from([row]) }, format, storage };
 }
+
+/** Our format as one that works on a single value at a time. */
+const { decryptAll: _decryptAll, encryptAll: _encryptAll, ...oneByOne } = keyturnFormat;
 
 const here = cellAt(1);
 const elsewhere = cellAt(2);
@@ -228,31 +231,68 @@ describe('reencrypting', () => {
   });
 
   test('a replacement that does not decrypt to the plaintext it came from is not written', () => {
-    const cells = [
+    const wrong: readonly Format['encrypt'][] = [
       // Encrypts something else.
-      {
-        ...keyturnFormat,
-        encrypt: ((_, cell, key, storage) =>
-          keyturnFormat.encrypt(text('Eve'), cell, key, storage)) satisfies Format['encrypt'],
-      },
+      (_, cell, key, storage) => keyturnFormat.encrypt(text('Eve'), cell, key, storage),
       // Encrypts for another cell.
-      {
-        ...keyturnFormat,
-        encrypt: ((plaintext, _, key, storage) =>
-          keyturnFormat.encrypt(plaintext, elsewhere.address, key, storage)) satisfies Format['encrypt'],
-      },
+      (plaintext, _, key, storage) => keyturnFormat.encrypt(plaintext, elsewhere.address, key, storage),
       // Names a key that nobody holds.
-      {
-        ...keyturnFormat,
-        encrypt: ((plaintext, cell, _, storage) =>
-          keyturnFormat.encrypt(plaintext, cell, newKey(9), storage)) satisfies Format['encrypt'],
-      },
+      (plaintext, cell, _, storage) => keyturnFormat.encrypt(plaintext, cell, newKey(9), storage),
       // Is no envelope at all.
-      { ...keyturnFormat, encrypt: () => 'Ada' },
-    ].map((format) => cellAt(1, format));
-    for (const cell of cells) {
-      expect(reencrypt(second, cell, stale)).toEqual({ outcome: 'failed', cause: 'VERIFICATION_FAILED', keyId: 2 });
+      () => 'Ada',
+    ];
+    for (const encryptWrongly of wrong) {
+      const together: Format = {
+        ...keyturnFormat,
+        encryptAll: (values, key, storage) =>
+          values.map(({ plaintext, cell }) => encryptWrongly(plaintext, cell, key, storage)),
+      };
+      for (const format of [{ ...oneByOne, encrypt: encryptWrongly }, together]) {
+        expect(reencrypt(second, cellAt(1, format), stale)).toEqual({
+          outcome: 'failed',
+          cause: 'VERIFICATION_FAILED',
+          keyId: 2,
+        });
+      }
     }
+  });
+
+  test('a format that answers fewer values than it was given loses none: the rest fails', () => {
+    const format: Format = { ...keyturnFormat, encryptAll: () => [] };
+    expect(reencrypt(second, cellAt(1, format), stale)).toMatchObject({ outcome: 'failed' });
+  });
+
+  test.each([
+    ['together', keyturnFormat],
+    ['one by one', oneByOne],
+  ])('many values, worked on %s, keep their order whatever becomes of each', (_, format) => {
+    const values = Array.from({ length: 40 }, (__, at) => {
+      const cell = cellAt(at, format);
+      const stored = [
+        encrypt(first, cell, text(`value ${at}`)),
+        encrypt(second, cell, text(`value ${at}`)),
+        'no envelope',
+        encrypt(first, elsewhere, text('moved')),
+      ][at % 4];
+      return { at, cell: cell.address, stored: stored ?? '' };
+    });
+    const examined = reencryptAll(second, cellAt(0, format), values);
+    const reread = examined.map((answer, at) =>
+      answer.outcome === 'reencrypted'
+        ? decrypt(second, cellAt(at, format), answer.replacement).plaintext.toString()
+        : answer,
+    );
+    expect(reread).toEqual(
+      values.map(
+        ({ at }) =>
+          [
+            `value ${at}`,
+            { outcome: 'current' },
+            { outcome: 'failed', cause: 'NOT_AN_ENVELOPE', keyId: undefined },
+            { outcome: 'failed', cause: 'AUTHENTICATION_FAILED', keyId: 1 },
+          ][at % 4],
+      ),
+    );
   });
 });
 

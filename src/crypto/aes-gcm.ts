@@ -9,6 +9,12 @@ export const gcmTagBytes = 16;
 /** Raw bytes only for a subkey that lives for one call: a KeyObject for each would cost more than the encryption. */
 export type GcmKey = KeyObject | Buffer;
 
+/** A key with the one nonce it is used with. */
+export interface GcmUse {
+  readonly key: GcmKey;
+  readonly nonce: Buffer;
+}
+
 export interface GcmOutput {
   readonly ciphertext: Buffer;
   readonly tag: Buffer;

@@ -1,8 +1,8 @@
-// One value under one data key: plaintext and bound fields to an envelope and back. The nonce comes from the caller,
+// Values under one data key: plaintext and bound fields to an envelope and back, many at a time. Nonces come from the caller,
 // so that known answers run through the same code as random ones; only formats call this, with nonces from nonce.ts.
 import type { KeyObject } from 'node:crypto';
 import { KeyturnError } from '../errors.js';
-import { decryptAesGcm, encryptAesGcm, type GcmOutput, gcmTagBytes } from './aes-gcm.js';
+import { decryptAesGcm, encryptAesGcm, type GcmUse, gcmTagBytes } from './aes-gcm.js';
 import type { AlgorithmName } from './algorithms.js';
 import { type BoundFields, encodeAssociatedData } from './associated-data.js';
 import {
@@ -15,42 +15,43 @@ import {
   nonceBytes,
 } from './envelope.js';
 import type { ValueKey } from './value-key.js';
-import { createXaesKey, decryptXaesGcm, encryptXaesGcm } from './xaes-gcm.js';
+import { createXaesKey } from './xaes-gcm.js';
 
 export interface EnvelopeCipher {
   readonly header: EnvelopeHeader;
   readonly nonceBytes: number;
-  /** Throws VALUE_INVALID for a plaintext over the maximum or a nonce of another length. */
-  encrypt(plaintext: Uint8Array, fields: BoundFields, nonce: Buffer): Buffer;
-  /** `envelope` must carry this key's header: the caller has compared it. */
-  decrypt(envelope: Buffer, fields: BoundFields): DecryptResult;
+  /** One nonce for each value. Throws VALUE_INVALID for a plaintext over the maximum or a nonce of another length. */
+  encrypt(values: readonly PlainValue[], nonces: readonly Buffer[]): readonly Buffer[];
+  /** Whether so many bytes can be an envelope of this algorithm. */
+  fits(envelope: Buffer): boolean;
+  /** Undefined where the tag does not match. Each envelope must fit and carry this key's header: the caller has compared it. */
+  decrypt(values: readonly EnvelopeValue[]): readonly (Buffer | undefined)[];
 }
 
-/** Two ways to fail, told apart for counters only. */
-export type DecryptResult = Buffer | 'MALFORMED' | 'AUTHENTICATION_FAILED';
-
-interface Aead {
-  encrypt(nonce: Buffer, associatedData: Buffer, plaintext: Uint8Array): GcmOutput;
-  decrypt(nonce: Buffer, associatedData: Buffer, encrypted: GcmOutput): Buffer | undefined;
+export interface PlainValue {
+  readonly plaintext: Uint8Array;
+  readonly fields: BoundFields;
 }
 
-const aeads: Readonly<Record<AlgorithmName, (material: KeyObject) => Aead>> = {
-  'aes-256-gcm': (material) => ({
-    encrypt: (nonce, associatedData, plaintext) => encryptAesGcm(material, nonce, associatedData, plaintext),
-    decrypt: (nonce, associatedData, encrypted) => decryptAesGcm(material, nonce, associatedData, encrypted),
+export interface EnvelopeValue {
+  readonly envelope: Buffer;
+  readonly fields: BoundFields;
+}
+
+/** What GCM takes for each of some nonces; to be released after use. */
+type DeriveUses = (nonces: readonly Buffer[]) => { readonly uses: readonly GcmUse[]; release(): void };
+
+const derivations: Readonly<Record<AlgorithmName, (material: KeyObject) => DeriveUses>> = {
+  'aes-256-gcm': (material) => (nonces) => ({
+    uses: nonces.map((nonce) => ({ key: material, nonce })),
+    release: () => undefined,
   }),
-  'xaes-256-gcm': (material) => {
-    const key = createXaesKey(material);
-    return {
-      encrypt: (nonce, associatedData, plaintext) => encryptXaesGcm(key, nonce, associatedData, plaintext),
-      decrypt: (nonce, associatedData, encrypted) => decryptXaesGcm(key, nonce, associatedData, encrypted),
-    };
-  },
+  'xaes-256-gcm': (material) => createXaesKey(material).derive,
 };
 
 export function createEnvelopeCipher(key: ValueKey): EnvelopeCipher {
   const { algorithm } = key;
-  const aead = aeads[algorithm](key.material);
+  const derive = derivations[algorithm](key.material);
   const header = headerOfKey(key);
   const encodedHeader = encodeHeader(header);
   const nonceLength = nonceBytes[algorithm];
@@ -58,34 +59,59 @@ export function createEnvelopeCipher(key: ValueKey): EnvelopeCipher {
   const minBytes = envelopeBytes(0, algorithm);
   const maxBytes = envelopeBytes(maxPlaintextBytes, algorithm);
 
+  function encryptOne(use: GcmUse, nonce: Buffer, { plaintext, fields }: PlainValue): Buffer {
+    const envelope = Buffer.allocUnsafe(envelopeBytes(plaintext.length, algorithm));
+    envelope.set(encodedHeader, 0);
+    envelope.set(nonce, headerBytes);
+    const associatedData = encodeAssociatedData(envelope, boundBytes, fields);
+    const { ciphertext, tag } = encryptAesGcm(use.key, use.nonce, associatedData, plaintext);
+    envelope.set(ciphertext, boundBytes);
+    envelope.set(tag, boundBytes + ciphertext.length);
+    return envelope;
+  }
+
+  function decryptOne({ key: valueKey, nonce }: GcmUse, { envelope, fields }: EnvelopeValue): Buffer | undefined {
+    const tagAt = envelope.length - gcmTagBytes;
+    const associatedData = encodeAssociatedData(envelope, boundBytes, fields);
+    const encrypted = { ciphertext: envelope.subarray(boundBytes, tagAt), tag: envelope.subarray(tagAt) };
+    return decryptAesGcm(valueKey, nonce, associatedData, encrypted);
+  }
+
   return {
     header,
     nonceBytes: nonceLength,
-    encrypt(plaintext, fields, nonce) {
-      if (plaintext.length > maxPlaintextBytes) {
-        throw new KeyturnError(
-          'VALUE_INVALID',
-          `a value may have ${maxPlaintextBytes} bytes of plaintext, this one has ${plaintext.length}`,
-        );
+    encrypt(values, nonces) {
+      for (const { plaintext } of values) demandPlaintext(plaintext);
+      const { uses, release } = derive(nonces);
+      try {
+        return values.map((value, at) => encryptOne(each(uses, at), each(nonces, at), value));
+      } finally {
+        release();
       }
-      const envelope = Buffer.allocUnsafe(envelopeBytes(plaintext.length, algorithm));
-      envelope.set(encodedHeader, 0);
-      envelope.set(nonce, headerBytes);
-      const associatedData = encodeAssociatedData(envelope, boundBytes, fields);
-      const { ciphertext, tag } = aead.encrypt(nonce, associatedData, plaintext);
-      envelope.set(ciphertext, boundBytes);
-      envelope.set(tag, boundBytes + ciphertext.length);
-      return envelope;
     },
-    decrypt(envelope, fields) {
-      if (envelope.length < minBytes || envelope.length > maxBytes) return 'MALFORMED';
-      const tagAt = envelope.length - gcmTagBytes;
-      const plaintext = aead.decrypt(
-        envelope.subarray(headerBytes, boundBytes),
-        encodeAssociatedData(envelope, boundBytes, fields),
-        { ciphertext: envelope.subarray(boundBytes, tagAt), tag: envelope.subarray(tagAt) },
-      );
-      return plaintext ?? 'AUTHENTICATION_FAILED';
+    fits: ({ length }) => length >= minBytes && length <= maxBytes,
+    decrypt(values) {
+      const { uses, release } = derive(values.map(({ envelope }) => envelope.subarray(headerBytes, boundBytes)));
+      try {
+        return values.map((value, at) => decryptOne(each(uses, at), value));
+      } finally {
+        release();
+      }
     },
   };
+}
+
+/** Nonces and what is derived from them stand in the order of the values; a value without one must not be encrypted. */
+function each<T>(list: readonly T[], at: number): T {
+  const found = list[at];
+  if (found === undefined) throw new Error(`value ${at} has no nonce of its own`);
+  return found;
+}
+
+function demandPlaintext(plaintext: Uint8Array): void {
+  if (plaintext.length <= maxPlaintextBytes) return;
+  throw new KeyturnError(
+    'VALUE_INVALID',
+    `a value may have ${maxPlaintextBytes} bytes of plaintext, this one has ${plaintext.length}`,
+  );
 }

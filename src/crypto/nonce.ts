@@ -5,12 +5,18 @@ import { randomFillSync } from 'node:crypto';
 const pool = Buffer.alloc(1024);
 let used = pool.length;
 
-/** A view of the pool, never handed out twice; copy it before the next call. */
-export function takeNonce(bytes: number): Buffer {
-  if (used + bytes > pool.length) {
+/** Never handed out twice; copies, so that a refill of the pool cannot change nonces that wait for their use. */
+export function takeNonces(count: number, bytes: number): readonly Buffer[] {
+  const taken = takeBytes(count * bytes);
+  return Array.from({ length: count }, (_, at) => taken.subarray(at * bytes, (at + 1) * bytes));
+}
+
+function takeBytes(length: number): Buffer {
+  if (length > pool.length) return randomFillSync(Buffer.alloc(length));
+  if (used + length > pool.length) {
     randomFillSync(pool);
     used = 0;
   }
-  used += bytes;
-  return pool.subarray(used - bytes, used);
+  used += length;
+  return Buffer.from(pool.subarray(used - length, used));
 }

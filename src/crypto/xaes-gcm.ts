@@ -2,66 +2,63 @@
 // of AES-256-GCM under it. Long enough nonces that random ones never repeat in practice.
 import { createCipheriv, type KeyObject } from 'node:crypto';
 import { KeyturnError } from '../errors.js';
-import { decryptAesGcm, encryptAesGcm, type GcmOutput } from './aes-gcm.js';
+import type { GcmUse } from './aes-gcm.js';
 
 export const xaesNonceBytes = 24;
 const subkeyNonceBytes = 12;
 const blockBytes = 16;
+/** Two blocks of CMAC output. */
+const subkeyBytes = 2 * blockBytes;
 
 /** A key prepared for many values. */
 export interface XaesKey {
-  /** The 32-byte key for one nonce; the caller zeroes it. */
-  subkey(nonce: Buffer): Buffer;
+  /** Derives for many nonces in one call: one at a time costs six times as much. Throws VALUE_INVALID for a nonce of another length. */
+  derive(nonces: readonly Buffer[]): XaesSubkeys;
+}
+
+/** What GCM takes for each of the nonces, in their order. */
+export interface XaesSubkeys {
+  readonly uses: readonly GcmUse[];
+  /** Zeroes the subkeys; they must not be used after. */
+  release(): void;
 }
 
 /** Throws where `material` is not 32 bytes. */
 export function createXaesKey(material: KeyObject): XaesKey {
-  // For scanners: this is ECB as the block function inside CMAC (SP 800-38B), over two distinct blocks that no one else
-  // sees. It never touches a plaintext. One cipher lives as long as the key: making one costs four times its use.
+  // For scanners: this is ECB as the block function inside CMAC (SP 800-38B), over two distinct blocks per nonce that no
+  // one else sees. It never touches a plaintext. One cipher lives as long as the key: making one costs four times its use.
   const blockCipher = createCipheriv('aes-256-ecb', material, null);
   blockCipher.setAutoPadding(false);
   const mask = doubled(blockCipher.update(Buffer.alloc(blockBytes)));
-  const blocks = Buffer.alloc(2 * blockBytes);
-  // Both CMAC inputs are one full block: counter u16, 'X', 0, nonce half; each is masked with K1.
-  for (const [index, counter] of [1, 2].entries()) {
-    blocks.set([0, counter, 0x58, 0], index * blockBytes);
-    for (let at = 0; at < 4; at++) exclusiveOr(blocks, index * blockBytes + at, byteAt(mask, at));
-  }
   return {
-    subkey(nonce) {
-      for (let at = 0; at < subkeyNonceBytes; at++) {
-        const masked = byteAt(nonce, at) ^ byteAt(mask, 4 + at);
-        blocks[4 + at] = masked;
-        blocks[blockBytes + 4 + at] = masked;
+    derive(nonces) {
+      const blocks = Buffer.alloc(nonces.length * subkeyBytes);
+      for (const [index, nonce] of nonces.entries()) {
+        demandNonce(nonce);
+        writeCmacInputs(blocks, index * subkeyBytes, mask, nonce);
       }
-      return blockCipher.update(blocks);
+      const subkeys = blockCipher.update(blocks);
+      return {
+        uses: nonces.map((nonce, index) => ({
+          key: subkeys.subarray(index * subkeyBytes, (index + 1) * subkeyBytes),
+          nonce: nonce.subarray(subkeyNonceBytes),
+        })),
+        release: () => subkeys.fill(0),
+      };
     },
   };
 }
 
-export function encryptXaesGcm(key: XaesKey, nonce: Buffer, associatedData: Buffer, plaintext: Uint8Array): GcmOutput {
-  demandNonce(nonce);
-  const subkey = key.subkey(nonce);
-  try {
-    return encryptAesGcm(subkey, nonce.subarray(subkeyNonceBytes), associatedData, plaintext);
-  } finally {
-    subkey.fill(0);
-  }
-}
-
-/** Undefined when the tag does not match. */
-export function decryptXaesGcm(
-  key: XaesKey,
-  nonce: Buffer,
-  associatedData: Buffer,
-  encrypted: GcmOutput,
-): Buffer | undefined {
-  demandNonce(nonce);
-  const subkey = key.subkey(nonce);
-  try {
-    return decryptAesGcm(subkey, nonce.subarray(subkeyNonceBytes), associatedData, encrypted);
-  } finally {
-    subkey.fill(0);
+/** Both CMAC inputs are one full block: counter u16, 'X', 0, nonce half; each is masked with K1. */
+function writeCmacInputs(blocks: Buffer, at: number, mask: Buffer, nonce: Buffer): void {
+  for (let half = 0; half < 2; half++) {
+    const start = at + half * blockBytes;
+    blocks[start] = byteAt(mask, 0);
+    blocks[start + 1] = byteAt(mask, 1) ^ (half + 1);
+    blocks[start + 2] = byteAt(mask, 2) ^ 0x58;
+    blocks[start + 3] = byteAt(mask, 3);
+    for (let byte = 0; byte < subkeyNonceBytes; byte++)
+      blocks[start + 4 + byte] = byteAt(nonce, byte) ^ byteAt(mask, 4 + byte);
   }
 }
 

@@ -1,6 +1,7 @@
 // Decrypts and reencrypts the cells of a slice and packs what is to be written: rows in, outcomes and arrays out, no I/O.
-import { reencrypt, type CellFailure } from '../codec.js';
+import { reencryptAll, type Cell, type CellFailure, type Examined } from '../codec.js';
 import type { KeyId } from '../crypto/value-key.js';
+import type { Stored } from '../formats/format.js';
 import type { Keyring } from '../keys/keyring.js';
 import { targetTitle, type Target } from '../rotation/target.js';
 import { storedOf, type CellRow, type PackedReplacements } from '../store/cell-row.js';
@@ -31,14 +32,14 @@ export interface TreatedRows {
 }
 
 interface RowTreatment {
-  /** `visited`: which columns are meant; undefined for all. */
-  add(row: CellRow, visited: readonly boolean[] | undefined): void;
+  /** `visited`: per row, which columns are meant; undefined for all. */
+  add(rows: readonly CellRow[], visited: readonly (readonly boolean[])[] | undefined): void;
   finish(): TreatedRows;
 }
 
 interface Rewrite {
-  readonly read: string | Buffer;
-  readonly replacement: string | Buffer;
+  readonly read: Stored;
+  readonly replacement: Stored;
 }
 
 function startTreatment(keyring: Keyring, target: Target, rowCount: number): RowTreatment {
@@ -54,18 +55,40 @@ function startTreatment(keyring: Keyring, target: Target, rowCount: number): Row
   let bytes = 0;
   let cryptoMs = 0;
 
-  function addCell(
-    row: CellRow,
+  /** What is to be written into one column of some rows, in their order. */
+  function treatColumn(
     column: number,
-    cellOf: ReturnType<typeof builder.cellsOf>,
-    value: string,
-  ): Rewrite | null {
+    some: readonly CellRow[],
+    visited: readonly (readonly boolean[])[] | undefined,
+    cellsOf: readonly ReturnType<typeof builder.cellsOf>[],
+  ): readonly (Rewrite | null)[] {
     const definition = target.columns[column];
     if (definition === undefined) throw new Error(`target ${targetTitle(target)} has no column ${column}`);
-    bytes += value.length;
-    const read = storedOf(definition, value);
-    const examined = reencrypt(keyring, cellOf(column), read);
-    const at = (rows - 1) * width + column;
+    const found: { row: number; cell: Cell; stored: Stored }[] = [];
+    for (const [row, { values }] of some.entries()) {
+      const value = values[column] ?? null;
+      const cell = cellsOf[row]?.(column);
+      if (value === null || cell === undefined || visited?.[row]?.[column] === false) continue;
+      bytes += value.length;
+      found.push({ row, cell, stored: storedOf(definition, value) });
+    }
+    const result: (Rewrite | null)[] = some.map(() => null);
+    const [first] = found;
+    if (first === undefined) return result;
+    const examined = reencryptAll(
+      keyring,
+      first.cell,
+      found.map(({ cell, stored }) => ({ cell: cell.address, stored })),
+    );
+    for (const [index, { row, stored }] of found.entries()) {
+      const one = examined[index];
+      if (one !== undefined) result[row] = settle(rows + row, column, stored, one);
+    }
+    return result;
+  }
+
+  function settle(row: number, column: number, read: Stored, examined: Examined): Rewrite | null {
+    const at = row * width + column;
     switch (examined.outcome) {
       case 'current':
         codes[at] = cellCodes.current;
@@ -75,7 +98,7 @@ function startTreatment(keyring: Keyring, target: Target, rowCount: number): Row
         return { read, replacement: examined.replacement };
       case 'failed':
         codes[at] = cellCodes.failed;
-        failures.push({ row: rows - 1, column, cause: examined.cause, keyId: examined.keyId });
+        failures.push({ row, column, cause: examined.cause, keyId: examined.keyId });
         return null;
       case 'blocked':
         blocked ??= { cause: examined.cause, keyId: examined.keyId };
@@ -84,18 +107,17 @@ function startTreatment(keyring: Keyring, target: Target, rowCount: number): Row
   }
 
   return {
-    add(row, visited) {
+    add(some, visited) {
       const startedAt = performance.now();
-      rows++;
-      const cellOf = builder.cellsOf(row.key, row.scope);
-      const rowRewrites = row.values.map((value, column) =>
-        value === null || visited?.[column] === false ? null : addCell(row, column, cellOf, value),
-      );
-      if (rowRewrites.some((rewrite) => rewrite !== null)) {
-        stale.push(rows - 1);
-        for (const [part, column] of keys.entries()) column.push(row.key[part] ?? '');
-        for (const [column, rewrite] of rowRewrites.entries()) rewrites[column]?.push(rewrite);
+      const cellsOf = some.map((row) => builder.cellsOf(row.key, row.scope));
+      const byColumn = target.columns.map((_, column) => treatColumn(column, some, visited, cellsOf));
+      for (const [row, { key }] of some.entries()) {
+        if (byColumn.every((column) => column[row] === null)) continue;
+        stale.push(rows + row);
+        for (const [part, column] of keys.entries()) column.push(key[part] ?? '');
+        for (const [column, treated] of byColumn.entries()) rewrites[column]?.push(treated[row] ?? null);
       }
+      rows += some.length;
       cryptoMs += performance.now() - startedAt;
     },
     finish() {
@@ -142,9 +164,9 @@ export interface SliceWork {
 
 export async function treatRows({ keyring, target, rows, visited }: SliceWork): Promise<TreatedRows> {
   const treatment = startTreatment(keyring, target, rows.length);
-  for (const [at, row] of rows.entries()) {
-    treatment.add(row, visited?.[at]);
-    if (at % rowsPerTurn === rowsPerTurn - 1) await new Promise(setImmediate);
+  for (let at = 0; at < rows.length; at += rowsPerTurn) {
+    if (at > 0) await new Promise(setImmediate);
+    treatment.add(rows.slice(at, at + rowsPerTurn), visited?.slice(at, at + rowsPerTurn));
   }
   return treatment.finish();
 }

@@ -18,6 +18,16 @@ export interface CellAddress {
   readonly row: Buffer | undefined;
 }
 
+export interface StoredCell {
+  readonly stored: Stored;
+  readonly cell: CellAddress;
+}
+
+export interface PlainCell {
+  readonly plaintext: Uint8Array;
+  readonly cell: CellAddress;
+}
+
 /** Why a value did not decrypt. For counters and the quarantine; callers of the library see one error. */
 export type DecryptFailure = 'MALFORMED' | 'ALGORITHM_DIFFERS' | 'KEY_CHECK_DIFFERS' | 'AUTHENTICATION_FAILED';
 
@@ -33,6 +43,9 @@ export interface Format {
   /** The plaintext, or why there is none. Never throws for any stored bytes. */
   decrypt(stored: Stored, cell: CellAddress, key: ValueKey): Buffer | DecryptFailure;
   encrypt(plaintext: Uint8Array, cell: CellAddress, key: ValueKey, storage: Storage): Stored;
+  /** The same for many values, in their order; for formats that are faster that way. */
+  decryptAll?(values: readonly StoredCell[], key: ValueKey): readonly (Buffer | DecryptFailure)[];
+  encryptAll?(values: readonly PlainCell[], key: ValueKey, storage: Storage): readonly Stored[];
   /** Length (characters or bytes) of the stored form of a plaintext of `plaintextBytes` under `algorithm`. */
   storedLength(plaintextBytes: number, algorithm: AlgorithmName, storage: Storage): number;
 

@@ -16,9 +16,9 @@ import {
 } from '../crypto/envelope.js';
 import { createEnvelopeCipher, type EnvelopeCipher } from '../crypto/envelope-cipher.js';
 import { algorithmNames } from '../crypto/algorithms.js';
-import { takeNonce } from '../crypto/nonce.js';
+import { takeNonces } from '../crypto/nonce.js';
 import type { ValueKey } from '../crypto/value-key.js';
-import type { Format, Stored } from './format.js';
+import type { CellAddress, DecryptFailure, Format, PlainCell, Storage, Stored, StoredCell } from './format.js';
 
 // Cipher state goes when its key goes.
 const ciphers = new WeakMap<ValueKey, EnvelopeCipher>();
@@ -36,6 +36,43 @@ function nameKey(stored: Stored): number | undefined {
   return header?.keyId;
 }
 
+/** The envelope where `cipher` may try it, or why not. */
+function envelopeFor(cipher: EnvelopeCipher, stored: Stored): Buffer | DecryptFailure {
+  const envelope = typeof stored === 'string' ? decodeArmour(stored) : stored;
+  const header = envelope && parseHeader(envelope);
+  if (header === undefined || envelope === undefined) return 'MALFORMED';
+  // With magic and version, parsed above, these cover all twelve bytes. The tag covers them too; checking first
+  // tells a wrong key under this id from tampering.
+  if (header.algorithm !== cipher.header.algorithm) return 'ALGORITHM_DIFFERS';
+  if (header.keyId !== cipher.header.keyId || header.keyCheck !== cipher.header.keyCheck) return 'KEY_CHECK_DIFFERS';
+  return cipher.fits(envelope) ? envelope : 'MALFORMED';
+}
+
+function decryptAll(values: readonly StoredCell[], key: ValueKey): readonly (Buffer | DecryptFailure)[] {
+  const cipher = cipherOf(key);
+  const envelopes = values.map(({ stored }) => envelopeFor(cipher, stored));
+  const tried: { at: number; envelope: Buffer; fields: CellAddress }[] = [];
+  for (const [at, { cell }] of values.entries()) {
+    const envelope = envelopes[at];
+    if (Buffer.isBuffer(envelope)) tried.push({ at, envelope, fields: cell });
+  }
+  const results = envelopes;
+  for (const [index, plaintext] of cipher.decrypt(tried).entries()) {
+    const at = tried[index]?.at;
+    if (at !== undefined) results[at] = plaintext ?? 'AUTHENTICATION_FAILED';
+  }
+  return results;
+}
+
+function encryptAll(values: readonly PlainCell[], key: ValueKey, storage: Storage): readonly Stored[] {
+  const cipher = cipherOf(key);
+  const envelopes = cipher.encrypt(
+    values.map(({ plaintext, cell }) => ({ plaintext, fields: cell })),
+    takeNonces(values.length, cipher.nonceBytes),
+  );
+  return storage === 'text' ? envelopes.map(encodeArmour) : envelopes;
+}
+
 export const keyturnFormat: Format = {
   name: 'keyturn',
   bindsCell: true,
@@ -43,23 +80,14 @@ export const keyturnFormat: Format = {
 
   nameKey,
 
-  decrypt(stored, cell, key) {
-    const envelope = typeof stored === 'string' ? decodeArmour(stored) : stored;
-    const header = envelope && parseHeader(envelope);
-    if (header === undefined || envelope === undefined) return 'MALFORMED';
-    const cipher = cipherOf(key);
-    // With magic and version, parsed above, these cover all twelve bytes. The tag covers them too; checking first
-    // tells a wrong key under this id from tampering.
-    if (header.algorithm !== cipher.header.algorithm) return 'ALGORITHM_DIFFERS';
-    if (header.keyId !== cipher.header.keyId || header.keyCheck !== cipher.header.keyCheck) return 'KEY_CHECK_DIFFERS';
-    return cipher.decrypt(envelope, cell);
-  },
-
+  decrypt: (stored, cell, key) => decryptAll([{ stored, cell }], key)[0] ?? 'MALFORMED',
   encrypt(plaintext, cell, key, storage) {
-    const cipher = cipherOf(key);
-    const envelope = cipher.encrypt(plaintext, cell, takeNonce(cipher.nonceBytes));
-    return storage === 'text' ? encodeArmour(envelope) : envelope;
+    const [stored] = encryptAll([{ plaintext, cell }], key, storage);
+    if (stored === undefined) throw new Error('one value was encrypted to none');
+    return stored;
   },
+  decryptAll,
+  encryptAll,
 
   storedLength(plaintextBytes, algorithm, storage) {
     const bytes = envelopeBytes(plaintextBytes, algorithm);

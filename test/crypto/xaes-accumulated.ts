@@ -1,6 +1,30 @@
-// The accumulated case of the XAES specification: inputs drawn from one SHAKE-128 stream, outputs hashed by another.
+// One value under XAES through the functions that values take, and the accumulated case of the specification: inputs drawn
+// from one SHAKE-128 stream, outputs hashed by another.
 import { createHash, createSecretKey } from 'node:crypto';
-import { createXaesKey, decryptXaesGcm, encryptXaesGcm } from '../../src/crypto/xaes-gcm.js';
+import { decryptAesGcm, encryptAesGcm, type GcmOutput, type GcmUse } from '../../src/crypto/aes-gcm.js';
+import { createXaesKey, type XaesKey } from '../../src/crypto/xaes-gcm.js';
+
+export function encryptXaesGcm(key: XaesKey, nonce: Buffer, associatedData: Buffer, plaintext: Buffer): GcmOutput {
+  const use = useOf(key, nonce);
+  return encryptAesGcm(use.key, use.nonce, associatedData, plaintext);
+}
+
+/** Undefined when the tag does not match. */
+export function decryptXaesGcm(
+  key: XaesKey,
+  nonce: Buffer,
+  associatedData: Buffer,
+  encrypted: GcmOutput,
+): Buffer | undefined {
+  const use = useOf(key, nonce);
+  return decryptAesGcm(use.key, use.nonce, associatedData, encrypted);
+}
+
+function useOf(key: XaesKey, nonce: Buffer): GcmUse {
+  const [use] = key.derive([nonce]).uses;
+  if (use === undefined) throw new Error('one nonce, no subkey');
+  return use;
+}
 
 /** Mean bytes drawn per round: key 32, nonce 24, two length bytes, two texts of 127.5 on average. */
 const meanBytesPerRound = 313;

@@ -1,9 +1,9 @@
 // XAES-256-GCM against the C2SP specification: subkeys, both single vectors, the run of 10 000.
 import { createSecretKey } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
-import { createXaesKey, decryptXaesGcm, encryptXaesGcm } from '../../src/crypto/xaes-gcm.js';
+import { createXaesKey } from '../../src/crypto/xaes-gcm.js';
 import { hex, readJsonVectors } from './vector-files.js';
-import { accumulatedXaesHash } from './xaes-accumulated.js';
+import { accumulatedXaesHash, decryptXaesGcm, encryptXaesGcm } from './xaes-accumulated.js';
 
 interface XaesFile {
   readonly vectors: readonly {
@@ -29,7 +29,7 @@ describe.each(file.vectors)('XAES-256-GCM, $comment', (vector) => {
   const expected = { ciphertext: output.subarray(0, -16), tag: output.subarray(-16) };
 
   test('the subkey is the CMAC of the specification', () => {
-    expect(key.subkey(nonce)).toEqual(hex(vector.Kx));
+    expect(key.derive([nonce]).uses).toEqual([{ key: hex(vector.Kx), nonce: nonce.subarray(12) }]);
   });
 
   test('encrypting gives the bytes of the specification', () => {
@@ -53,6 +53,15 @@ describe.each(file.vectors)('XAES-256-GCM, $comment', (vector) => {
   });
 });
 
+test('subkeys derived together are those of each nonce alone, and are zeroed when they are released', () => {
+  const key = createXaesKey(createSecretKey(Buffer.alloc(32, 7)));
+  const nonces = Array.from({ length: 33 }, (_, at) => Buffer.alloc(24, at));
+  const together = key.derive(nonces);
+  expect(together.uses).toEqual(nonces.map((nonce) => key.derive([nonce]).uses[0]));
+  together.release();
+  for (const use of together.uses) expect(use.key).toEqual(Buffer.alloc(32));
+});
+
 test('10 000 accumulated XAES rounds give the hash of the specification', () => {
   expect(accumulatedXaesHash(10_000)).toBe(file.accumulated.expected['10000']);
 });
@@ -63,7 +72,7 @@ test('XAES keys that are not 32 bytes and nonces that are not 24 are refused', (
   }
   const key = createXaesKey(createSecretKey(Buffer.alloc(32)));
   for (const length of [0, 12, 23, 25]) {
-    expect(() => encryptXaesGcm(key, Buffer.alloc(length), Buffer.alloc(0), Buffer.alloc(0))).toThrow(
+    expect(() => key.derive([Buffer.alloc(24), Buffer.alloc(length)])).toThrow(
       expect.objectContaining({ code: 'VALUE_INVALID', message: `an XAES nonce has 24 bytes, got ${length}` }),
     );
   }

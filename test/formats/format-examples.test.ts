@@ -93,9 +93,9 @@ describe.each(built)('format example: $name', (example) => {
   });
 
   test('encrypting with the nonce of the example', () => {
-    const made = createEnvelopeCipher(key).encrypt(Buffer.from(example.plaintext_utf8), cell, nonce);
-    expect(made).toEqual(envelope);
-    expect(encodeArmour(made)).toBe(example.text);
+    const value = { plaintext: Buffer.from(example.plaintext_utf8), fields: cell };
+    expect(createEnvelopeCipher(key).encrypt([value], [nonce])).toEqual([envelope]);
+    expect(encodeArmour(envelope)).toBe(example.text);
   });
 
   test('decrypting from both storages', () => {

@@ -19,8 +19,8 @@ describe.each(goldenValues)('golden envelope: $name', ({ key, cell, storage, pla
   });
 
   test('is made again byte for byte from its plaintext and nonce', () => {
-    const envelope = createEnvelopeCipher(key).encrypt(plaintext, cell, nonce);
-    expect(storage === 'text' ? encodeArmour(envelope) : envelope).toEqual(stored);
+    const envelopes = createEnvelopeCipher(key).encrypt([{ plaintext, fields: cell }], [nonce]);
+    expect(storage === 'text' ? envelopes.map(encodeArmour) : envelopes).toEqual([stored]);
   });
 
   test('has the length that was foretold', () => {

@@ -68,8 +68,8 @@ export const mutations: readonly Mutation[] = [
   {
     removes: 'the comparison of what was written with what was read',
     file: 'src/codec.ts',
-    text: 'return opensTo(keyring, cell, replacement, plaintext)',
-    replacement: 'return (opensTo(keyring, cell, replacement, plaintext) || true)',
+    text: 'areSame[index] = again.equals(plaintext);',
+    replacement: 'areSame[index] = again.equals(plaintext) || true;',
     test: {
       file: 'test/codec.test.ts',
       name: 'a replacement that does not decrypt to the plaintext it came from is not written',
