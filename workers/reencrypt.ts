@@ -1,4 +1,5 @@
 // Entry point of a worker process.
+import './young-generation.js';
 import { startWorker } from '../src/app-runners.js';
 import { runUntilSignal } from './run-until-signal.js';
 
