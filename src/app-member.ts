@@ -5,10 +5,11 @@ import type { Secret } from './crypto/secret.js';
 import { startMembership, type Membership } from './engine/membership.js';
 import type { Connections, Environment } from './environment.js';
 import { KeyturnError } from './errors.js';
+import { matchRoots, type HeldRoots } from './keys/open-keyring.js';
 import { openRootKey } from './keys/roots/open-root-key.js';
 import type { RootKey } from './keys/roots/root-key.js';
 import { openDatabase, type Database } from './store/database.js';
-import { createKeyStore, getClusterId, listRootUris } from './store/keys.js';
+import { createKeyStore, getClusterId, listRootRecords, listRootUris } from './store/keys.js';
 import type { MemberKind } from './store/members.js';
 import { requireSchema } from './store/schema.js';
 import type { Logger } from './telemetry/logging.js';
@@ -65,6 +66,8 @@ export interface MemberProcess {
   readonly database: Database;
   readonly membership: Membership;
   readonly cluster: string;
+  /** Every root key of the keyrings it holds, by its number in the control schema. */
+  heldRoots(): Promise<HeldRoots>;
   close(): Promise<void>;
 }
 
@@ -85,7 +88,9 @@ export async function startMember(options: {
     maxConnections: options.maxConnections,
     applicationName: `keyturn ${options.kind}`,
   });
-  const openRoots = createRootOpener(options.environment);
+  const opener = createRootOpener(options.environment);
+  const openRoots = async (keyring: string, cluster: string): Promise<readonly RootKey[]> =>
+    opener(options.rootsOf(keyring) ?? (await listRootUris(database)).get(keyring) ?? [], cluster);
   try {
     await requireSchema(database);
     const cluster = await getClusterId(database);
@@ -96,15 +101,17 @@ export async function startMember(options: {
       name: options.name,
       version,
       keyrings: options.keyrings,
-      openRoots: async (keyring) => {
-        return openRoots(options.rootsOf(keyring) ?? (await listRootUris(database)).get(keyring) ?? [], cluster);
-      },
+      openRoots: (keyring) => openRoots(keyring, cluster),
       onTrouble: options.onTrouble,
     });
     return {
       database,
       membership,
       cluster,
+      async heldRoots() {
+        const roots = await Promise.all(membership.keyringNames.map((keyring) => openRoots(keyring, cluster)));
+        return matchRoots(roots.flat(), await listRootRecords(database));
+      },
       async close() {
         await membership.close();
         await database.close();

@@ -1,5 +1,6 @@
 // The wiring of workers and supervisors. They read the environment and the registry, never keyturn.yaml.
 import { requireDatabaseUrl, startMember, troubleLogger } from './app-member.js';
+import { startSealing } from './engine/audit-chain.js';
 import { claimQueue, joinQueue, requireSameQueue } from './engine/agree-queue.js';
 import { passPoint, type ReachPoint } from './engine/services.js';
 import { startSupervisor } from './engine/supervisor.js';
@@ -95,9 +96,15 @@ export async function startWorker(options: ProcessOptions & { reachPoint?: Reach
     'worker ready',
   );
   const watch = watchQueue(member.database, address, troubleLogger(log));
+  const sealer = startSealing({
+    database: member.database,
+    roots: member.heldRoots,
+    onTrouble: troubleLogger(log),
+  });
   return longRunning(watch.lost, async () => {
     watch.stop();
     await consumer.stop();
+    await sealer.stop();
     await member.close();
     log.info('worker stopped');
   });

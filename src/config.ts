@@ -36,6 +36,7 @@ export interface Config extends Connections {
   /** The file the config came from, for messages. */
   readonly source: string;
   readonly roles: {
+    readonly owner?: string | undefined;
     readonly app?: string | undefined;
     readonly worker?: string | undefined;
     readonly auditor?: string | undefined;
@@ -77,7 +78,12 @@ const keyringSchema = z
 
 const fileSchema = z.strictObject({
   roles: z
-    .strictObject({ app: identifier.optional(), worker: identifier.optional(), auditor: identifier.optional() })
+    .strictObject({
+      owner: identifier.optional(),
+      app: identifier.optional(),
+      worker: identifier.optional(),
+      auditor: identifier.optional(),
+    })
     .default({}),
   expect_members: z.array(z.string().min(1)).default([]),
   keyrings: z.record(

@@ -36,6 +36,7 @@ export const errorKinds = {
   DECRYPT_FAILED: 'corrupt',
   UNWRAP_FAILED: 'corrupt',
   RUN_INCOMPLETE: 'corrupt',
+  AUDIT_DAMAGED: 'corrupt',
   KEY_NOT_HELD: 'unavailable',
   KEYRING_STALE: 'unavailable',
   ROOT_KEY_UNAVAILABLE: 'unavailable',

@@ -3,14 +3,15 @@
 import { randomUUID } from 'node:crypto';
 import type { ColumnConfig, TargetConfig } from '../config.js';
 import { examineTarget, type Finding } from '../engine/preflight.js';
-import { KeyturnError } from '../errors.js';
+import { isKeyturnError, KeyturnError } from '../errors.js';
 import { matchRoots, openKeyringOrRefuse } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
-import { migrateQueueSchema, queueSchemaStatements } from '../queue/schema.js';
+import { postgresQueueSchema } from '../queue/connection.js';
+import { migrateQueueSchema } from '../queue/schema.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable, type CatalogTable } from '../store/catalog.js';
 import type { Queryable } from '../store/database.js';
-import { grantStatements, type GrantedTarget } from '../store/grants.js';
+import { grantsFor, type GrantedTarget, type TableGrant } from '../store/grants.js';
 import {
   activateKey,
   findClusterId,
@@ -37,7 +38,8 @@ import {
   type RegisteredTarget,
   type TargetPlace,
 } from '../store/registry.js';
-import { migrate, requireSchema, schemaStatements } from '../store/schema.js';
+import { migrate, requireOwnership, requireSchema } from '../store/schema.js';
+import { ensureAuditKey, sealRecord } from './audit.js';
 import type { ControlContext } from './context.js';
 import { insertNewKey, proveReadable } from './keys.js';
 
@@ -54,7 +56,7 @@ export interface InitReport {
 }
 
 /** Idempotent: a second call changes nothing and says so. */
-export async function init(context: ControlContext): Promise<InitReport> {
+export async function init(context: ControlContext, reason?: string): Promise<InitReport> {
   const { config, database } = context;
   const url = config.databaseUrl;
   if (url === undefined)
@@ -62,6 +64,7 @@ export async function init(context: ControlContext): Promise<InitReport> {
       'CONFIG_INVALID',
       'DATABASE_URL is not set; point it at the database that holds the encrypted columns',
     );
+  await requireOwnership(database, ['keyturn', postgresQueueSchema]);
   const rootsByKeyring = await openAndCheckRoots(context);
   context.onProgress('migrating the control schema');
   const migrations = await migrate(url);
@@ -69,24 +72,66 @@ export async function init(context: ControlContext): Promise<InitReport> {
   await requireSchema(database);
   const keyrings = [];
   for (const keyring of config.keyrings)
-    keyrings.push(await ensureKeyring(context, keyring.name, rootsByKeyring(keyring.name)));
-  const registered = await registerTargets(context);
-  const grants = grantStatements(config.roles, grantedTargets(config.targets), true);
-  for (const statement of grants) await database.query(statement);
-  return { migrations, keyrings, ...registered, grants };
+    keyrings.push(await ensureKeyring(context, keyring.name, rootsByKeyring(keyring.name), reason));
+  const registered = await registerTargets(context, reason);
+  const roots = config.keyrings.flatMap((keyring) => rootsByKeyring(keyring.name).roots);
+  await ensureAudit(context, roots, reason);
+  const { grants, warnings } = await grantRoles(context);
+  return { migrations, keyrings, ...registered, warnings: [...registered.warnings, ...warnings], grants };
 }
 
-/** All DDL and grants for an empty database, for people who run it themselves; connects to nothing. */
-export async function printSql(context: Pick<ControlContext, 'config'>): Promise<string> {
-  const statements = [
-    ...schemaStatements(),
-    ...(await queueSchemaStatements()),
-    ...grantStatements(context.config.roles, grantedTargets(context.config.targets), true),
-  ];
-  return `${statements.map((statement) => `${statement};`).join('\n\n')}\n`;
+/** The audit key, and a seal over everything recorded so far. */
+async function ensureAudit(
+  context: ControlContext,
+  roots: readonly RootKey[],
+  reason: string | undefined,
+): Promise<void> {
+  const { database } = context;
+  await database.transaction(async (client) => {
+    await client.query('LOCK TABLE keyturn.cluster IN SHARE ROW EXCLUSIVE MODE');
+    const cluster = await findClusterId(client);
+    if (cluster !== undefined) await ensureAuditKey(client, { cluster, roots }, reason);
+  });
+  await sealRecord(context, matchRoots(roots, await listRootRecords(database)));
 }
 
-function grantedTargets(targets: readonly TargetConfig[]): readonly GrantedTarget[] {
+/**
+ * Rights on application tables are granted only where they are missing, since the owner of our schemas may not be theirs.
+ * What this login may not grant is left to whoever may, with the statements to run.
+ */
+async function grantRoles({
+  config,
+  database,
+}: ControlContext): Promise<{ grants: readonly string[]; warnings: readonly Finding[] }> {
+  const { own, tables } = grantsFor(config.roles, grantedTargets(config.targets));
+  const grants = [...own];
+  const warnings: Finding[] = [];
+  for (const statement of own) await database.query(statement);
+  const holds = async ({ isHeld }: TableGrant): Promise<boolean> =>
+    (await database.query(isHeld)).rows[0]?.[0] === true;
+  for (const right of tables) {
+    // A login that may not grant is refused, or, where it holds a right itself, merely warned.
+    if (!(await holds(right))) {
+      for (const statement of right.statements) await database.query(statement).catch(ignoreForbidden);
+    }
+    if (await holds(right)) grants.push(...right.statements);
+    else
+      warnings.push({
+        level: 'warn',
+        check: 'rights',
+        subject: right.table,
+        reason: `role ${right.role} lacks them there, and this login may not grant them`,
+        remedy: right.statements.map((statement) => `${statement};`).join(' '),
+      });
+  }
+  return { grants, warnings };
+}
+
+function ignoreForbidden(error: unknown): void {
+  if (!isKeyturnError(error, 'FORBIDDEN')) throw error;
+}
+
+export function grantedTargets(targets: readonly TargetConfig[]): readonly GrantedTarget[] {
   return targets.map((target) => ({
     schema: target.schema,
     table: target.table,
@@ -121,11 +166,14 @@ async function findClusterIfInitialized(database: Queryable): Promise<string | u
   return rows[0]?.[0] === true ? findClusterId(database) : undefined;
 }
 
+const firstKey = 'first key of the keyring';
+
 /** The first keys of a keyring come into being here, under a lock: two inits at once end with one active key. */
 async function ensureKeyring(
   context: ControlContext,
   name: string,
   given: { cluster: string; roots: readonly RootKey[] },
+  reason: string | undefined,
 ): Promise<InitReport['keyrings'][number]> {
   const { database, config } = context;
   const settings = config.keyrings.find((keyring) => keyring.name === name);
@@ -140,20 +188,20 @@ async function ensureKeyring(
         'another init created this cluster a moment ago; run keyturn init again',
       );
     if (!(await listKeyringNames(client)).includes(name))
-      await insertKeyring(client, randomUUID(), { name, algorithm: settings.algorithm, rootUris: settings.roots });
-    else await updateKeyring(client, { name, algorithm: settings.algorithm, rootUris: settings.roots });
+      await insertKeyring(
+        client,
+        randomUUID(),
+        { name, algorithm: settings.algorithm, rootUris: settings.roots },
+        reason,
+      );
+    else await updateKeyring(client, { name, algorithm: settings.algorithm, rootUris: settings.roots }, reason);
     const keyring = await lockKeyring(client, name);
     if (keyring.keys.length > 0) return false;
     const known = await listRootRecords(client);
     const [preferred] = given.roots;
     if (preferred !== undefined && matchRoots([preferred], known).size === 0)
-      await insertRootRecord(client, preferred.fingerprint, (rootId) => preferred.createToken(rootId));
-    await insertNewKey(
-      client,
-      keyring,
-      matchRoots(given.roots, await listRootRecords(client)),
-      'first key of the keyring',
-    );
+      await insertRootRecord(client, preferred.fingerprint, (rootId) => preferred.createToken(rootId), reason);
+    await insertNewKey(client, keyring, matchRoots(given.roots, await listRootRecords(client)), reason ?? firstKey);
     return true;
   });
   const keyring = await getKeyring(database, name);
@@ -165,7 +213,7 @@ async function ensureKeyring(
     await database.transaction(async (client) => {
       const locked = await lockKeyring(client, name);
       if (!locked.keys.some((key) => key.state === 'active'))
-        await activateKey(client, locked, staged, 'first key of the keyring');
+        await activateKey(client, locked, staged, reason ?? firstKey);
     });
   }
   const after = await getKeyring(database, name);
@@ -175,7 +223,7 @@ async function ensureKeyring(
 type RegistryReport = Pick<InitReport, 'targets' | 'warnings'>;
 
 /** Every target is examined before the first is written: a refused one leaves the registry as it was. */
-async function registerTargets(context: ControlContext): Promise<RegistryReport> {
+async function registerTargets(context: ControlContext, reason: string | undefined): Promise<RegistryReport> {
   const { database, config } = context;
   const warnings: Finding[] = [];
   const refusals: Finding[] = [];
@@ -200,7 +248,7 @@ async function registerTargets(context: ControlContext): Promise<RegistryReport>
   const targets = await database.transaction(async (client) => {
     await client.query('LOCK TABLE keyturn.target IN SHARE ROW EXCLUSIVE MODE');
     const results: RegistryReport['targets'][number][] = [];
-    for (const { target, table } of examined) results.push(await registerTarget(client, target, table));
+    for (const { target, table } of examined) results.push(await registerTarget(client, target, table, reason));
     return results;
   });
   return { targets, warnings: [...warnings, ...leftOut(config, await listRegistered(database))] };
@@ -230,6 +278,7 @@ async function registerTarget(
   client: Queryable,
   target: TargetConfig,
   table: CatalogTable,
+  reason: string | undefined,
 ): Promise<RegistryReport['targets'][number]> {
   const registry = await listRegistered(client);
   const keyringId = (await getKeyring(client, target.keyring)).id;
@@ -241,7 +290,7 @@ async function registerTarget(
     const columns = target.columns.map((column) => registeredColumn(table, column));
     // The key's kinds are known: the examination refuses every other type.
     const keyTags = keyOfTable(table).keyTags.filter((tag) => tag !== undefined);
-    await insertTarget(client, { ...place, id: randomUUID(), keyringId, keyTags, columns });
+    await insertTarget(client, { ...place, id: randomUUID(), keyringId, keyTags, columns }, reason);
     return { name, columns: columns.map((column) => column.name), change: 'registered' };
   }
   if (found.tableOid !== table.oid) await refuseSecondTable(client, name, found);
@@ -259,8 +308,8 @@ async function registerTarget(
   const isMoved = Object.entries(place).some(
     ([part, value]) => JSON.stringify(value) !== JSON.stringify(found[part as keyof TargetPlace]),
   );
-  if (isMoved) await renameTarget(client, found, place);
-  const extended = await registerColumns(client, found, target, table);
+  if (isMoved) await renameTarget(client, found, place, reason);
+  const extended = await registerColumns(client, found, target, table, reason);
   return {
     name,
     columns: target.columns.map((column) => column.name),
@@ -284,6 +333,7 @@ async function registerColumns(
   found: RegisteredTarget,
   target: TargetConfig,
   table: CatalogTable,
+  reason: string | undefined,
 ): Promise<boolean> {
   let isChanged = false;
   for (const column of target.columns) {
@@ -294,7 +344,7 @@ async function registerColumns(
         (candidate) => sameAddress(candidate, wanted) && !target.columns.some((other) => other.name === candidate.name),
       );
     if (known === undefined) {
-      await insertColumn(client, found, wanted);
+      await insertColumn(client, found, wanted, reason);
       isChanged = true;
       continue;
     }
@@ -307,7 +357,7 @@ async function registerColumns(
       );
     }
     if (known.name !== wanted.name || !sameAddress(known, wanted) || known.columnName !== wanted.columnName) {
-      await renameColumn(client, found, known, wanted);
+      await renameColumn(client, found, known, wanted, reason);
       isChanged = true;
     }
   }

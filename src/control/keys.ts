@@ -24,6 +24,7 @@ import {
   retireKey,
 } from '../store/keys.js';
 import { listTargets } from '../store/registry.js';
+import { sealRecord } from './audit.js';
 import type { ControlContext } from './context.js';
 
 /** The keyring named, or the only one. Throws KEYRING_NOT_FOUND, or CONFIG_INVALID when there are several. */
@@ -143,6 +144,7 @@ export async function stageKey(
       `the staged key of ${before.name} was activated or discarded by another command meanwhile; see: keyturn key list`,
     );
   await proveReadable(context, after, staged, roots);
+  await sealRecord(context, roots);
   return { keyring: after.name, key: listingOf(after, staged), isNew: inserted };
 }
 
@@ -225,6 +227,7 @@ export async function activate(
       const locked = await lockKeyring(client, keyring.name);
       await activateKey(client, locked, locked.keys.find((candidate) => candidate.id === key.id) ?? key, reason);
     });
+    await sealRecord(context, roots);
   }
   await converge(context, keyring, { writesWithKeyId: Number(key.id) }, `writes with ${keyTitle(keyring.name, key)}`);
   const after = await getKeyring(context.database, keyring.name);

@@ -357,11 +357,11 @@ export async function resumeRun(context: ControlContext, id: number, reason: str
   }
   // Batches that were handed back too often start counting anew: somebody has looked at them.
   await context.database.transaction(async (client) => {
+    if (!(await moveRunIfState(client, run, { to, cause: reason }))) return;
     await client.query(
       `UPDATE keyturn.batch SET attempts = 0, not_before = '-infinity' WHERE run_id = $1 AND state = 'pending'`,
       [id],
     );
-    await moveRunIfState(client, run, { to, cause: reason });
     // What was mended may be a key: from here on workers need a keyring as of now.
     await client.query(
       'UPDATE keyturn.run r SET held_back_by = NULL, generation = k.generation FROM keyturn.keyring k WHERE r.id = $1 AND k.id = r.keyring_id',

@@ -138,11 +138,8 @@ export async function renameTargetTo(
     await renameTarget(client, registered, placeOf(found, scopeColumn), reason);
     for (const { column, now } of columns) {
       if (now === undefined || (now.attribute === column.attribute && now.name === column.columnName)) continue;
-      await renameColumn(client, registered, column, {
-        name: column.name,
-        attribute: now.attribute,
-        columnName: now.name,
-      });
+      const place = { name: column.name, attribute: now.attribute, columnName: now.name };
+      await renameColumn(client, registered, column, place, reason);
     }
   });
   const listing = (await listTargetListings(context)).find((target) => target.id === registered.id);

@@ -3,7 +3,7 @@
 
 const prefix = 'keyturn/v1/';
 
-export type Label = 'wrap' | 'kcv' | 'kek-fingerprint' | 'dek-commit' | 'aad' | 'token';
+export type Label = 'wrap' | 'kcv' | 'kek-fingerprint' | 'dek-commit' | 'aad' | 'token' | 'audit' | 'audit-seal';
 
 /** The label as HKDF takes it: without the closing zero byte. */
 export function labelText(label: Label): string {

@@ -15,7 +15,7 @@ import { matchRoots, openKeyring, openKeyringOrRefuse, type KnownRoot } from '..
 import type { RootKey } from '../keys/roots/root-key.js';
 import type { Database } from '../store/database.js';
 import { listRootRecords } from '../store/keys.js';
-import { beat, removeMember, type HeldKeyring, type MemberIdentity, type MemberKind } from '../store/members.js';
+import { beat, leave, type HeldKeyring, type MemberIdentity, type MemberKind } from '../store/members.js';
 import type { KeyringSource } from './services.js';
 
 const refreshMs = 5_000;
@@ -179,7 +179,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
       isClosed = true;
       clearInterval(timer);
       await running;
-      await removeMember(database, identity.id).catch(options.onTrouble);
+      await leave(database, identity.id).catch(options.onTrouble);
     },
   };
 }

@@ -12,12 +12,20 @@ export async function migrateQueueSchema(url: Secret): Promise<void> {
   client.on('error', () => undefined);
   try {
     await client.connect();
-    await runMigrations(client, postgresQueueSchema);
+    const { rowCount } = await client.query('SELECT 1 WHERE to_regnamespace($1) IS NOT NULL', [postgresQueueSchema]);
+    await runMigrations(rowCount === 1 ? withinSchema(client) : client, postgresQueueSchema);
   } catch (error) {
     throw queueUnavailable(error);
   } finally {
     await client.end().catch(() => undefined);
   }
+}
+
+/** CREATE SCHEMA IF NOT EXISTS asks for the right to create schemas even where it is there already. */
+function withinSchema(client: pg.Client): MigrationClient {
+  const query = (text: string, values?: unknown[]): Promise<pg.QueryResult> =>
+    text.startsWith('CREATE SCHEMA') ? client.query('SELECT') : client.query(text, values);
+  return { query } as MigrationClient;
 }
 
 /** Every statement that migrates an empty database, in order, for `init --print-sql`. Connects to nothing. */

@@ -12,7 +12,7 @@ export interface QueryResult {
   readonly rowCount: number;
 }
 
-/** Runs one statement; rows come as arrays in column order. Throws DATABASE_ERROR or DATABASE_UNAVAILABLE. */
+/** Runs one statement; rows come as arrays in column order. Throws DATABASE_ERROR, DATABASE_UNAVAILABLE or FORBIDDEN. */
 export interface Queryable {
   query(text: string, parameters?: readonly unknown[]): Promise<QueryResult>;
 }
@@ -143,7 +143,14 @@ export function rebuildError(error: unknown): KeyturnError {
     const where = [error.schema, error.table, error.column, error.constraint]
       .filter((part) => part !== undefined)
       .join('.');
-    const message = `the database refused a statement (SQLSTATE ${sqlstate}${where === '' ? '' : ` at ${where}`})${speaks ? `: ${error.message}` : ''}`;
+    const what = `(SQLSTATE ${sqlstate}${where === '' ? '' : ` at ${where}`})${speaks ? `: ${error.message}` : ''}`;
+    if (sqlstate === '42501')
+      return new KeyturnError(
+        'FORBIDDEN',
+        `this database login may not do that ${what}; docs/roles.md says who may`,
+        details,
+      );
+    const message = `the database refused a statement ${what}`;
     return new KeyturnError(unavailable ? 'DATABASE_UNAVAILABLE' : 'DATABASE_ERROR', message, details);
   }
   const code = networkCode(error);

@@ -55,6 +55,7 @@ export async function insertRootRecord(
   client: Queryable,
   fingerprint: Buffer,
   createToken: (rootId: number) => Promise<Buffer>,
+  reason: string | undefined,
 ): Promise<RootRecord> {
   const { rows } = await client.query(`SELECT nextval(pg_get_serial_sequence('keyturn.root_key', 'id'))`);
   const id = Number(rows[0]?.[0]);
@@ -63,6 +64,12 @@ export async function insertRootRecord(
     'INSERT INTO keyturn.root_key (id, fingerprint, verification_token) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3)',
     [id, fingerprint, verificationToken],
   );
+  await writeAudit(client, {
+    action: 'root.register',
+    object: `root ${id}`,
+    reason,
+    after: { fingerprint: fingerprint.toString('hex', 0, 8) },
+  });
   return { id, fingerprint, verificationToken };
 }
 
@@ -74,7 +81,12 @@ export interface KeyringSettings {
   readonly rootUris: readonly string[];
 }
 
-export async function insertKeyring(client: Queryable, id: string, settings: KeyringSettings): Promise<void> {
+export async function insertKeyring(
+  client: Queryable,
+  id: string,
+  settings: KeyringSettings,
+  reason: string | undefined,
+): Promise<void> {
   await client.query('INSERT INTO keyturn.keyring (id, name, algorithm, root_uris) VALUES ($1, $2, $3, $4)', [
     id,
     settings.name,
@@ -84,12 +96,17 @@ export async function insertKeyring(client: Queryable, id: string, settings: Key
   await writeAudit(client, {
     action: 'keyring.create',
     object: `keyring ${settings.name}`,
+    reason,
     after: { algorithm: settings.algorithm, rootUris: settings.rootUris },
   });
 }
 
 /** Writes, and records, only what differs. */
-export async function updateKeyring(client: Queryable, settings: KeyringSettings): Promise<void> {
+export async function updateKeyring(
+  client: Queryable,
+  settings: KeyringSettings,
+  reason: string | undefined,
+): Promise<void> {
   const { rows } = await client.query('SELECT algorithm, root_uris FROM keyturn.keyring WHERE name = $1 FOR UPDATE', [
     settings.name,
   ]);
@@ -101,7 +118,7 @@ export async function updateKeyring(client: Queryable, settings: KeyringSettings
     settings.algorithm,
     settings.rootUris,
   ]);
-  await writeAudit(client, { action: 'keyring.update', object: `keyring ${settings.name}`, before, after });
+  await writeAudit(client, { action: 'keyring.update', object: `keyring ${settings.name}`, reason, before, after });
 }
 
 /** Root key URIs per keyring as `init` registered them: workers read these, never keyturn.yaml. */

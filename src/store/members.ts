@@ -31,45 +31,28 @@ export interface MemberRow extends MemberIdentity {
   readonly keyrings: readonly HeldKeyring[];
 }
 
-/** One statement: the member row, and what it holds of each keyring. */
+/** One statement: the member row, and what it holds of each keyring. Refused for a member of another login. */
 export async function beat(
   database: Queryable,
   member: MemberIdentity,
   keyrings: readonly HeldKeyring[],
 ): Promise<void> {
-  await database.query(
-    `WITH beat AS (
-       INSERT INTO keyturn.member (id, kind, name, host, pid, version, formats, algorithms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-       ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp()
-       RETURNING id)
-     INSERT INTO keyturn.member_keyring (member_id, keyring_id, generation, write_key_id, held_key_ids)
-     SELECT beat.id, k.keyring_id, k.generation, k.write_key_id, k.held_key_ids
-     FROM beat, jsonb_to_recordset($9::jsonb) AS k(keyring_id uuid, generation bigint, write_key_id bigint, held_key_ids bigint[])
-     ON CONFLICT (member_id, keyring_id) DO UPDATE
-       SET generation = excluded.generation, write_key_id = excluded.write_key_id, held_key_ids = excluded.held_key_ids`,
-    [
-      member.id,
-      member.kind,
-      member.name,
-      member.host,
-      member.pid,
-      member.version,
-      member.formats,
-      member.algorithms,
-      JSON.stringify(
-        keyrings.map((held) => ({
-          keyring_id: held.keyringId,
-          generation: held.generation,
-          write_key_id: held.writeKeyId ?? null,
-          held_key_ids: held.heldKeyIds,
-        })),
-      ),
-    ],
-  );
+  await database.query('SELECT keyturn.beat($1, $2)', [
+    JSON.stringify(member),
+    JSON.stringify(
+      keyrings.map((held) => ({
+        keyring_id: held.keyringId,
+        generation: held.generation,
+        write_key_id: held.writeKeyId ?? null,
+        held_key_ids: held.heldKeyIds,
+      })),
+    ),
+  ]);
 }
 
-export async function removeMember(database: Queryable, id: string): Promise<void> {
-  await database.query('DELETE FROM keyturn.member WHERE id = $1', [id]);
+/** A member takes its own row away. */
+export async function leave(database: Queryable, id: string): Promise<void> {
+  await database.query('SELECT keyturn.leave($1)', [id]);
 }
 
 /** Rows of members that stopped without saying so; kept for a day so that status can show them. */

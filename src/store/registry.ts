@@ -241,7 +241,11 @@ export function placeOf(table: CatalogTable, scopeColumn: string | undefined): T
   };
 }
 
-export async function insertTarget(client: Queryable, target: RegisteredTarget): Promise<void> {
+export async function insertTarget(
+  client: Queryable,
+  target: RegisteredTarget,
+  reason: string | undefined,
+): Promise<void> {
   await client.query(
     `INSERT INTO keyturn.target (id, keyring_id, table_oid, schema_name, table_name, key_attributes, key_names, key_tags, scope_attribute, scope_name)
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
@@ -261,15 +265,17 @@ export async function insertTarget(client: Queryable, target: RegisteredTarget):
   await writeAudit(client, {
     action: 'target.register',
     object: `target ${target.schema}.${target.table}`,
+    reason,
     after: { id: target.id },
   });
-  for (const column of target.columns) await insertColumn(client, target, column);
+  for (const column of target.columns) await insertColumn(client, target, column, reason);
 }
 
 export async function insertColumn(
   client: Queryable,
   target: RegisteredTarget,
   column: RegisteredColumn,
+  reason: string | undefined,
 ): Promise<void> {
   await client.query(
     'INSERT INTO keyturn.target_column (id, target_id, name, attribute, column_name, path, format, bind) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)',
@@ -287,6 +293,7 @@ export async function insertColumn(
   await writeAudit(client, {
     action: 'target.column',
     object: `column ${target.schema}.${target.table}.${column.name}`,
+    reason,
     after: { id: column.id, format: column.format, bind: column.bind },
   });
 }
@@ -302,7 +309,7 @@ export async function renameTarget(
   client: Queryable,
   target: RegisteredTarget,
   now: TargetPlace,
-  reason?: string,
+  reason: string | undefined,
 ): Promise<void> {
   await client.query(
     `UPDATE keyturn.target SET table_oid = $2, schema_name = $3, table_name = $4, key_attributes = $5, key_names = $6, scope_attribute = $7, scope_name = $8
@@ -332,6 +339,7 @@ export async function renameColumn(
   target: RegisteredTarget,
   column: RegisteredColumn,
   now: { name: string; attribute: number; columnName: string },
+  reason: string | undefined,
 ): Promise<void> {
   await client.query('UPDATE keyturn.target_column SET name = $2, attribute = $3, column_name = $4 WHERE id = $1', [
     column.id,
@@ -342,6 +350,7 @@ export async function renameColumn(
   await writeAudit(client, {
     action: 'target.column.rename',
     object: `column ${column.id}`,
+    reason,
     before: { name: `${target.schema}.${target.table}.${column.name}` },
     after: { name: `${target.schema}.${target.table}.${now.name}` },
   });

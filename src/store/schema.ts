@@ -32,7 +32,9 @@ export async function migrate(url: Secret): Promise<readonly string[]> {
     try {
       await runner.startTransaction();
       await runner.query('SELECT pg_advisory_xact_lock($1)', [migrationLock]);
-      await runner.query('CREATE SCHEMA IF NOT EXISTS keyturn');
+      // Without IF NOT EXISTS, which asks for the right to create schemas even where there is nothing to create.
+      const schemas: unknown[] = await runner.query(`SELECT 1 WHERE to_regnamespace('keyturn') IS NULL`);
+      if (schemas.length > 0) await runner.query('CREATE SCHEMA keyturn');
       const executor = new MigrationExecutor(dataSource, runner);
       executor.transaction = 'none';
       const applied = await executor.executePendingMigrations();
@@ -49,6 +51,21 @@ export async function migrate(url: Secret): Promise<readonly string[]> {
   } finally {
     if (dataSource.isInitialized) await dataSource.destroy();
   }
+}
+
+/** Throws FORBIDDEN where a schema that is there belongs to somebody else: migrating and granting are for its owner. */
+export async function requireOwnership(database: Queryable, schemas: readonly string[]): Promise<void> {
+  const { rows } = await database.query(
+    `SELECT nspname, pg_get_userbyid(nspowner), session_user FROM pg_namespace WHERE nspname = ANY($1) AND NOT pg_has_role(nspowner, 'USAGE') ORDER BY nspname DESC`,
+    [schemas],
+  );
+  if (rows[0] === undefined) return;
+  const [schema, owner, login] = rows[0].map(String);
+  throw new KeyturnError(
+    'FORBIDDEN',
+    `schema ${schema} belongs to ${owner}, and this database login is ${login}; run keyturn init as its owner`,
+    { schema, owner, login },
+  );
 }
 
 /** TypeORM wraps the driver's error together with the statement and its parameters; only the driver's part is rebuilt. */

@@ -9,6 +9,8 @@ const leaves = commands.filter((command) => !command.isGroup);
 test('the commands of this release are these and no others', () => {
   expect(leaves.map((command) => command.path).toSorted()).toEqual(
     [
+      'audit list',
+      'audit verify',
       'demo',
       'doctor',
       'init',
@@ -48,6 +50,7 @@ describe.each(leaves)('help of $path', ({ path, options }) => {
 
 test('every verb that changes something takes a reason', () => {
   const changing = [
+    'init',
     'key activate',
     'key restore',
     'key retire',

@@ -89,7 +89,7 @@ describe('a new database', () => {
   test('init --print-sql prints all statements without a database', async () => {
     const { code, stdout } = await keyturn.runWith({ DATABASE_URL: '' }, 'init', '--print-sql');
     expect(code).toBe(0);
-    expect(stdout).toMatch(/^CREATE SCHEMA IF NOT EXISTS keyturn;/);
+    expect(stdout).toMatch(/^-- Keyturn: [^]*\n\nCREATE SCHEMA IF NOT EXISTS keyturn;/);
     expect(stdout).toMatch(/CREATE TABLE keyturn\.data_key /);
     expect(stdout).toMatch(/bullmq/);
   });
@@ -227,6 +227,10 @@ describe('--json', () => {
       keyrings: [{ active_key: 'customers v2 (id 2)' }],
       next: 'keyturn key retire 1 --keyring customers',
     });
+    expect(await tell('audit list', '--object', 'key 2', '--limit', '1')).toMatchObject({
+      records: [{ action: 'key.activate', object: 'key 2', before: { state: 'staged' } }],
+    });
+    expect(await tell('audit verify')).toMatchObject({ intact: true, damage: null });
     await database.pool.query('ALTER TABLE customer RENAME TO client');
     expect(await tell('target rename', 'customer', 'client')).toMatchObject({ target: { table: 'public.client' } });
 

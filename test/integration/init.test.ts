@@ -6,7 +6,8 @@ import { openControl, openKeyturn } from '../../src/app.js';
 import { startSupervisorProcess, startWorker } from '../../src/app-runners.js';
 import type { ConfigFile } from '../../src/config.js';
 import type { OpenControl } from '../../src/control/context.js';
-import { init, printSql, type InitReport } from '../../src/control/init.js';
+import { init, type InitReport } from '../../src/control/init.js';
+import { printSql } from '../../src/control/print-sql.js';
 import { activate, listKeys, stageKey } from '../../src/control/keys.js';
 import { orderRun, showRun } from '../../src/control/runs.js';
 import { readStatus } from '../../src/control/status.js';
@@ -82,10 +83,12 @@ describe('init on an empty database', () => {
     const actions = (await query('SELECT action, actor FROM keyturn.audit ORDER BY id')).map(({ action }) => action);
     expect(actions).toEqual([
       'keyring.create',
+      'root.register',
       'key.stage',
       'key.activate',
       'target.register',
       ...Array(4).fill('target.column'),
+      'audit-key.create',
     ]);
   });
 
@@ -97,7 +100,10 @@ describe('init on an empty database', () => {
     const reasons = settled.flatMap((one) => (one.status === 'rejected' ? [String(one.reason)] : []));
     const asked = 'KeyturnError: another init created this cluster a moment ago; run keyturn init again';
     expect(reasons.filter((reason) => reason !== asked)).toEqual([]);
-    expect(await query('SELECT state, version FROM keyturn.data_key')).toEqual([{ state: 'active', version: 1 }]);
+    expect(await query('SELECT state, version, purpose FROM keyturn.data_key ORDER BY id')).toEqual([
+      { state: 'active', version: 1, purpose: 1 },
+      { state: 'active', version: 1, purpose: 3 },
+    ]);
     expect(await query('SELECT FROM keyturn.cluster')).toHaveLength(1);
     expect(await query('SELECT FROM keyturn.root_key')).toHaveLength(1);
     expect(await init(control(root).context)).toMatchObject({ migrations: [], targets: [{ change: 'unchanged' }] });
@@ -128,10 +134,14 @@ describe('init on an empty database', () => {
     const root = newRoot();
     await init(control(root).context);
     // What such a death leaves behind.
-    await query(`UPDATE keyturn.data_key SET state = 'staged', activated_at = NULL, activated_generation = NULL`);
+    await query(
+      `UPDATE keyturn.data_key SET state = 'staged', activated_at = NULL, activated_generation = NULL WHERE purpose = 1`,
+    );
     const report = await init(control(root).context);
     expect(report.keyrings).toMatchObject([{ isNew: false, activeKeyId: 1 }]);
-    expect(await query('SELECT id::int, state FROM keyturn.data_key')).toEqual([{ id: 1, state: 'active' }]);
+    expect(await query('SELECT id::int, state FROM keyturn.data_key WHERE purpose = 1')).toEqual([
+      { id: 1, state: 'active' },
+    ]);
   });
 
   test('a new algorithm in the file is recorded, and holds for keys made from then on; both kinds decrypt', async () => {
@@ -440,18 +450,24 @@ describe('the printed grants', () => {
     expect(await allowed(auditor, statements)).toEqual([]);
   });
 
-  test('I10 the record is append-only, for its owner too', async () => {
-    const before = await shop.query('SELECT count(*) FROM keyturn.audit');
-    for (const statement of [
-      `UPDATE keyturn.audit SET action = 'x'`,
-      'DELETE FROM keyturn.audit',
-      'TRUNCATE keyturn.audit',
-    ]) {
-      await expect(shop.query(statement)).rejects.toMatchObject({
-        code: '42501',
-        message: 'keyturn.audit is append-only',
-      });
+  test('I10 the record, its links and its seals are append-only, for their owner too', async () => {
+    const before = await imageOf(shop, 'keyturn');
+    for (const [table, column] of [
+      ['audit', 'action'],
+      ['audit_link', 'hash'],
+      ['audit_seal', 'mac'],
+    ] as const) {
+      for (const statement of [
+        `UPDATE keyturn.${table} SET ${column} = ${column}`,
+        `DELETE FROM keyturn.${table}`,
+        `TRUNCATE keyturn.${table} CASCADE`,
+      ]) {
+        await expect(shop.query(statement)).rejects.toMatchObject({
+          code: '42501',
+          message: expect.stringMatching(/^keyturn\.audit\w* is append-only$/) as string,
+        });
+      }
     }
-    expect(await shop.query('SELECT count(*) FROM keyturn.audit')).toEqual(before);
+    expect(await imageOf(shop, 'keyturn')).toEqual(before);
   });
 });

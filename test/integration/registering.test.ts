@@ -411,7 +411,7 @@ describe('looking at targets', () => {
         `GRANT USAGE ON SCHEMA keyturn TO ${role.name}; GRANT SELECT ON ALL TABLES IN SCHEMA keyturn TO ${role.name}; GRANT SELECT ON customer TO ${role.name}`,
       );
       await expect(takeCensus(control.context, undefined)).rejects.toMatchObject({
-        code: 'DATABASE_ERROR',
+        code: 'FORBIDDEN',
         details: { sqlstate: '42501' },
       });
     } finally {

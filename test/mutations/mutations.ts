@@ -120,4 +120,24 @@ export const mutations: readonly Mutation[] = [
       name: 'a run whose active key changes after the last batch of its scan succeeds only with every cell under the newest key',
     },
   },
+  {
+    removes: 'the deferral that makes the head of the chain the last lock',
+    file: 'src/store/migrations/0001-control-schema.ts',
+    text: 'AFTER INSERT ON keyturn.audit DEFERRABLE INITIALLY DEFERRED',
+    replacement: 'AFTER INSERT ON keyturn.audit NOT DEFERRABLE',
+    test: {
+      file: 'test/integration/auditing.test.ts',
+      name: 'two transactions that record in the opposite order of their locks both commit: the head is taken last',
+    },
+  },
+  {
+    removes: 'the condition that a member row is written by its own login alone',
+    file: 'src/store/migrations/0001-control-schema.ts',
+    text: 'SET heartbeat_at = clock_timestamp() WHERE m.login = session_user;',
+    replacement: 'SET heartbeat_at = clock_timestamp();',
+    test: {
+      file: 'test/integration/roles.test.ts',
+      name: 'an application touches its own member row alone: no other login, no worker, no supervisor',
+    },
+  },
 ];

@@ -1,7 +1,8 @@
 // init, status, doctor: bring it up, see where it stands, see what stands in the way.
 import { Option, type Command } from 'commander';
 import { examineEverything } from '../../control/doctor.js';
-import { init, printSql, type InitReport } from '../../control/init.js';
+import { init, type InitReport } from '../../control/init.js';
+import { printSql } from '../../control/print-sql.js';
 import { readStatus, type KeyringStatus, type StatusReport } from '../../control/status.js';
 import type { Cli } from '../cli.js';
 import { teach } from '../help.js';
@@ -11,6 +12,7 @@ import { countOf, formatCount, formatTime, tableLines } from '../table.js';
 
 interface InitOptions {
   readonly printSql?: true;
+  readonly reason?: string;
   readonly json?: true;
 }
 
@@ -23,8 +25,9 @@ export function addOverviewCommands(program: Command, cli: Cli): void {
         new Option(
           '--print-sql',
           'print all statements instead, for people who run them themselves; connects to nothing',
-        ).conflicts('json'),
+        ).conflicts(['json', 'reason']),
       )
+      .option('--reason <text>', 'why, for the audit record')
       .option('--json', 'print one JSON object')
       .action((options: InitOptions) => (options.printSql === true ? printStatements(cli) : runInit(cli, options))),
     {
@@ -102,7 +105,7 @@ async function printStatements(cli: Cli): Promise<void> {
 
 function runInit(cli: Cli, options: InitOptions): Promise<void> {
   return cli.run({ isJson: options.json, file: 'read', anySchema: true }, async ({ context, output }) => {
-    const report = await init(context);
+    const report = await init(context, options.reason);
     output.report(report, () => initLines(report, output));
   });
 }

@@ -39,11 +39,14 @@ export const controlSchemaStatements: readonly string[] = [
   generation bigint NOT NULL DEFAULT 1,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )`,
-  `CREATE SEQUENCE keyturn.key_id AS bigint MINVALUE 1 MAXVALUE 4294967295 NO CYCLE`,
-  // scope_id names keyring and tenant; without tenant keys it is the keyring's own id.
+  `CREATE SEQUENCE keyturn.key_id AS bigint MINVALUE 1 MAXVALUE 4294963199 NO CYCLE`,
+  // Audit keys count in a range of their own, so that keys of values go 1, 2, 3.
+  `CREATE SEQUENCE keyturn.audit_key_id AS bigint MINVALUE 4294963200 MAXVALUE 4294967295 NO CYCLE`,
+  // scope_id names keyring and tenant; without tenant keys it is the keyring's own id. An audit key (purpose 3) belongs to
+  // no keyring, its scope is the cluster.
   `CREATE TABLE keyturn.data_key (
   id bigint PRIMARY KEY CHECK (id BETWEEN 1 AND 4294967295),
-  keyring_id uuid NOT NULL REFERENCES keyturn.keyring,
+  keyring_id uuid REFERENCES keyturn.keyring,
   scope_id uuid NOT NULL,
   version integer NOT NULL CHECK (version > 0),
   algorithm text NOT NULL,
@@ -56,7 +59,8 @@ export const controlSchemaStatements: readonly string[] = [
   activated_generation bigint,
   replaced_at timestamptz,
   retired_at timestamptz,
-  UNIQUE (keyring_id, version)
+  UNIQUE (keyring_id, version),
+  CHECK ((keyring_id IS NULL) = (purpose = 3))
 )`,
   `CREATE UNIQUE INDEX data_key_one_active ON keyturn.data_key (scope_id, purpose) WHERE state = 'active'`,
   `CREATE UNIQUE INDEX data_key_one_staged ON keyturn.data_key (scope_id, purpose) WHERE state = 'staged'`,
@@ -110,6 +114,7 @@ export const controlSchemaStatements: readonly string[] = [
   version text NOT NULL,
   formats text[] NOT NULL,
   algorithms text[] NOT NULL,
+  login text NOT NULL DEFAULT session_user,
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )`,
@@ -121,6 +126,32 @@ export const controlSchemaStatements: readonly string[] = [
   held_key_ids bigint[] NOT NULL,
   PRIMARY KEY (member_id, keyring_id)
 )`,
+  // A member writes its own row alone: the id is known to nobody else who may not read the table, and the login is its own.
+  // Only logins that may work on batches are workers and supervisors.
+  `CREATE FUNCTION keyturn.beat(member jsonb, held jsonb) RETURNS void LANGUAGE plpgsql
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF member ->> 'kind' IS DISTINCT FROM 'application' AND NOT has_table_privilege(session_user, 'keyturn.batch', 'UPDATE') THEN
+    RAISE EXCEPTION 'this login may be an application only' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  INSERT INTO keyturn.member AS m (id, kind, name, host, pid, version, formats, algorithms)
+  SELECT id, kind, name, host, pid, version, formats, algorithms
+  FROM jsonb_to_record(member) AS w(id uuid, kind text, name text, host text, pid integer, version text, formats text[], algorithms text[])
+  ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp() WHERE m.login = session_user;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'this member belongs to another login' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  INSERT INTO keyturn.member_keyring (member_id, keyring_id, generation, write_key_id, held_key_ids)
+  SELECT (member ->> 'id')::uuid, k.keyring_id, k.generation, k.write_key_id, k.held_key_ids
+  FROM jsonb_to_recordset(held) AS k(keyring_id uuid, generation bigint, write_key_id bigint, held_key_ids bigint[])
+  ON CONFLICT (member_id, keyring_id) DO UPDATE
+    SET generation = excluded.generation, write_key_id = excluded.write_key_id, held_key_ids = excluded.held_key_ids;
+END $$`,
+  `CREATE FUNCTION keyturn.leave(member_id uuid) RETURNS void LANGUAGE sql
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  DELETE FROM keyturn.member m WHERE m.id = leave.member_id AND m.login = session_user;
+$$`,
+  `REVOKE ALL ON FUNCTION keyturn.beat(jsonb, jsonb), keyturn.leave(uuid) FROM PUBLIC`,
   `CREATE TABLE keyturn.run (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   kind text NOT NULL CHECK (kind IN ('reencrypt', 'dry_run', 'verify')),
@@ -220,6 +251,7 @@ export const controlSchemaStatements: readonly string[] = [
   fencing_token bigint NOT NULL,
   expires_at timestamptz NOT NULL
 )`,
+  // before and after are json, not jsonb: the text that was written is the text that was hashed, whatever the server version.
   `CREATE TABLE keyturn.audit (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -227,15 +259,67 @@ export const controlSchemaStatements: readonly string[] = [
   action text NOT NULL,
   object text NOT NULL,
   reason text,
-  before jsonb,
-  after jsonb
+  before json,
+  after json
 )`,
+  // The chain over the record (docs/audit.md). n counts in the order of commits and has no gaps.
+  `CREATE TABLE keyturn.audit_link (
+  n bigint PRIMARY KEY CHECK (n > 0),
+  audit_id bigint NOT NULL UNIQUE REFERENCES keyturn.audit,
+  hash bytea NOT NULL CHECK (octet_length(hash) = 32)
+)`,
+  `CREATE TABLE keyturn.audit_head (
+  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+  n bigint NOT NULL,
+  hash bytea NOT NULL CHECK (octet_length(hash) = 32)
+)`,
+  `INSERT INTO keyturn.audit_head (n, hash) VALUES (0, decode(repeat('00', 32), 'hex'))`,
+  `CREATE TABLE keyturn.audit_seal (
+  n bigint NOT NULL,
+  data_key_id bigint NOT NULL REFERENCES keyturn.data_key,
+  hash bytea NOT NULL CHECK (octet_length(hash) = 32),
+  sealed_at timestamptz NOT NULL,
+  mac bytea NOT NULL CHECK (octet_length(mac) = 32),
+  PRIMARY KEY (n, data_key_id)
+)`,
+  `CREATE FUNCTION keyturn.stamp_audit() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  NEW.at := clock_timestamp();
+  NEW.actor := session_user;
+  RETURN NEW;
+END $$`,
+  `CREATE TRIGGER audit_stamp BEFORE INSERT ON keyturn.audit FOR EACH ROW EXECUTE FUNCTION keyturn.stamp_audit()`,
+  `CREATE FUNCTION keyturn.audit_field(value text) RETURNS bytea LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN value IS NULL THEN decode('00', 'hex')
+    ELSE decode('01', 'hex') || int4send(octet_length(convert_to(value, 'UTF8'))) || convert_to(value, 'UTF8') END
+$$`,
+  // Deferred to the commit: whoever waits for the head holds every other lock it will ever want, so nobody waits in a circle.
+  `CREATE FUNCTION keyturn.chain_audit() RETURNS trigger LANGUAGE plpgsql
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  head keyturn.audit_head;
+  link bytea;
+BEGIN
+  SELECT * INTO STRICT head FROM keyturn.audit_head FOR UPDATE;
+  link := sha256(convert_to('keyturn/v1/audit', 'UTF8') || decode('00', 'hex') || int8send(head.n + 1) || head.hash
+    || int8send(NEW.id) || int8send((extract(epoch FROM NEW.at) * 1000000)::bigint)
+    || keyturn.audit_field(NEW.actor) || keyturn.audit_field(NEW.action) || keyturn.audit_field(NEW.object)
+    || keyturn.audit_field(NEW.reason) || keyturn.audit_field(NEW.before::text) || keyturn.audit_field(NEW.after::text));
+  INSERT INTO keyturn.audit_link (n, audit_id, hash) VALUES (head.n + 1, NEW.id, link);
+  UPDATE keyturn.audit_head SET n = head.n + 1, hash = link;
+  RETURN NULL;
+END $$`,
+  `CREATE CONSTRAINT TRIGGER audit_chain AFTER INSERT ON keyturn.audit DEFERRABLE INITIALLY DEFERRED
+  FOR EACH ROW EXECUTE FUNCTION keyturn.chain_audit()`,
+  `REVOKE ALL ON FUNCTION keyturn.stamp_audit(), keyturn.audit_field(text), keyturn.chain_audit() FROM PUBLIC`,
   `CREATE FUNCTION keyturn.refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  RAISE EXCEPTION 'keyturn.audit is append-only' USING ERRCODE = 'insufficient_privilege';
+  RAISE EXCEPTION 'keyturn.% is append-only', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
 END $$`,
-  `CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON keyturn.audit
+  ...['audit', 'audit_link', 'audit_seal'].map(
+    (table) => `CREATE TRIGGER ${table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON keyturn.${table}
   FOR EACH STATEMENT EXECUTE FUNCTION keyturn.refuse_audit_change()`,
+  ),
 ];
 
 export class ControlSchema1767225600000 implements MigrationInterface {
