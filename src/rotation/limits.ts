@@ -24,6 +24,42 @@ export const noLimits: RunLimits = { rowsPerSecond: undefined, workers: undefine
 export const maxRowsPerSecond = 1_000_000;
 export const maxWorkers = 1_000;
 
+/** What an operator changes; undefined leaves a limit as it is, null takes it away. */
+export interface LimitChange {
+  readonly rowsPerSecond?: number | null | undefined;
+  readonly workers?: number | null | undefined;
+  /** `22:00-06:00`. */
+  readonly hours?: string | null | undefined;
+  readonly zone?: string | undefined;
+}
+
+/** Throws LIMIT_INVALID. */
+export function changeLimits(before: RunLimits, change: LimitChange): RunLimits {
+  if (typeof change.rowsPerSecond === 'number') requireCount('rows per second', change.rowsPerSecond, maxRowsPerSecond);
+  if (typeof change.workers === 'number') requireCount('workers', change.workers, maxWorkers);
+  return {
+    rowsPerSecond: changed(before.rowsPerSecond, change.rowsPerSecond),
+    workers: changed(before.workers, change.workers),
+    hours: changeHours(before.hours, change),
+  };
+}
+
+function changed(before: number | undefined, change: number | null | undefined): number | undefined {
+  return change === undefined ? before : (change ?? undefined);
+}
+
+function changeHours(before: OpeningHours | undefined, change: LimitChange): OpeningHours | undefined {
+  if (change.hours === null && change.zone !== undefined)
+    throw invalid('a time zone goes with hours, and those are taken away');
+  if (change.hours === null) return undefined;
+  const text = change.hours ?? (before && `${before.from}-${before.to}`);
+  const zone = change.zone ?? before?.zone;
+  if (text === undefined && zone === undefined) return undefined;
+  if (text === undefined) throw invalid('a time zone goes with hours, such as 22:00-06:00, and there are none');
+  if (zone === undefined) throw invalid(`hours ${text} of which time zone? say it, such as Europe/Berlin or UTC`);
+  return parseHours(text, zone);
+}
+
 /** Batches of the run out at a time: no more than can each do a row per second, so that none rests longer than its lease. */
 export function batchesAllowed(limits: RunLimits): number {
   return Math.min(limits.workers ?? Infinity, limits.rowsPerSecond ?? Infinity);
@@ -45,7 +81,7 @@ function invalid(message: string): KeyturnError {
   return new KeyturnError('LIMIT_INVALID', message);
 }
 
-/** Throws LIMIT_INVALID unless `count` is a whole number from 1 to `most`. */
+/** `what` completes the sentence "expected …". Throws LIMIT_INVALID unless `count` is a whole number from 1 to `most`. */
 export function requireCount(what: string, count: number, most: number): void {
   if (Number.isInteger(count) && count >= 1 && count <= most) return;
   throw invalid(`expected ${what}, a whole number from 1 to ${most}, got ${count}`);

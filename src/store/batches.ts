@@ -242,21 +242,40 @@ export interface DispatchedBatch {
 
 export type BatchShape = 'range' | 'list';
 
-/** Marks up to `limit` due batches of working runs as dispatched under a new generation, lowest first; of any shape unless one is named. */
+export interface DispatchOptions {
+  /** Any where none is named. */
+  readonly shape?: BatchShape | undefined;
+  /** Runs that get none for now. */
+  readonly resting?: readonly number[] | undefined;
+}
+
+/**
+ * Marks up to `limit` due batches of working runs as dispatched under a new generation. The run of the higher priority is
+ * served first; equals in turn, by how many batches each has out; a run never has more out than it is allowed (as
+ * `batchesAllowed` has it). Answered in the order in which they are due.
+ */
 export async function dispatchDue(
   client: Queryable,
   limit: number,
-  shape?: BatchShape,
+  { shape, resting = [] }: DispatchOptions = {},
 ): Promise<readonly DispatchedBatch[]> {
   const { rows } = await client.query(
-    `UPDATE keyturn.batch SET state = 'dispatched', generation = generation + 1, dispatched_at = clock_timestamp()
-     WHERE id IN (
-       SELECT b.id FROM keyturn.batch b JOIN keyturn.run r ON r.id = b.run_id AND r.pass = b.pass
-       WHERE b.state = 'pending' AND b.not_before <= clock_timestamp() AND r.state IN ('running', 'verifying')
-         AND ($2::boolean IS NULL OR (b.cells IS NULL) = $2)
-       ORDER BY b.id LIMIT $1 FOR UPDATE OF b SKIP LOCKED)
-     RETURNING id, generation`,
-    [limit, shape === undefined ? null : shape === 'range'],
+    `WITH contender AS (
+       SELECT r.id, r.pass, r.priority, least(r.max_workers, r.max_rows_per_second) AS allowed,
+         (SELECT count(*) FROM keyturn.batch o WHERE o.run_id = r.id AND o.state IN ('dispatched', 'running')) AS out
+       FROM keyturn.run r WHERE r.state IN ('running', 'verifying') AND r.id <> ALL ($3)),
+     due AS (
+       SELECT b.id, c.id AS run_id, c.priority, c.allowed, c.out + row_number() OVER (PARTITION BY b.run_id ORDER BY b.id) AS place
+       FROM keyturn.batch b JOIN contender c ON c.id = b.run_id AND c.pass = b.pass
+       WHERE b.state = 'pending' AND b.not_before <= clock_timestamp() AND ($2::boolean IS NULL OR (b.cells IS NULL) = $2)),
+     chosen AS (
+       SELECT id, row_number() OVER (ORDER BY priority DESC, place, run_id) AS turn FROM due
+       WHERE allowed IS NULL OR place <= allowed ORDER BY turn LIMIT $1),
+     dispatched AS (
+       UPDATE keyturn.batch SET state = 'dispatched', generation = generation + 1, dispatched_at = clock_timestamp()
+       WHERE id IN (SELECT id FROM chosen) AND state = 'pending' RETURNING id, generation)
+     SELECT d.id, d.generation FROM dispatched d JOIN chosen c ON c.id = d.id ORDER BY c.turn`,
+    [limit, shape === undefined ? null : shape === 'range', resting],
   );
   return rows.map(([id, generation]) => ({ id: Number(id), generation: Number(generation) }));
 }
@@ -307,7 +326,7 @@ export async function expireLeases(client: Queryable): Promise<readonly number[]
   return rows.map((row) => Number(row[0]));
 }
 
-/** Takes dispatched batches of a run back, when it pauses or is cancelled. */
+/** Takes dispatched batches of a run back, when it pauses, is cancelled or rests. */
 export async function recallDispatched(client: Queryable, runId: number): Promise<void> {
   await client.query(`UPDATE keyturn.batch SET state = 'pending' WHERE run_id = $1 AND state = 'dispatched'`, [runId]);
 }

@@ -143,6 +143,7 @@ export const controlSchemaStatements: readonly string[] = [
   hours_from time,
   hours_to time,
   hours_zone text,
+  retries bigint REFERENCES keyturn.run,
   reason text,
   requested_by text NOT NULL DEFAULT session_user,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
