@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
   batchesAllowed,
+  changeLimits,
   describeClosed,
   isOpenAt,
   nextOpening,
@@ -60,6 +61,31 @@ describe('counts an operator sets', () => {
     expect(batchesAllowed({ ...noLimits, workers: 3 })).toBe(3);
     expect(batchesAllowed({ ...noLimits, workers: 3, rowsPerSecond: 2 })).toBe(2);
     expect(batchesAllowed({ ...noLimits, workers: 3, rowsPerSecond: 2_000 })).toBe(3);
+  });
+});
+
+describe('a change of limits', () => {
+  const before = { rowsPerSecond: 100, workers: 2, hours: night };
+
+  test('leaves what is not named, takes away what is null', () => {
+    expect(changeLimits(before, {})).toEqual(before);
+    expect(changeLimits(before, { rowsPerSecond: 7 })).toEqual({ ...before, rowsPerSecond: 7 });
+    expect(changeLimits(before, { rowsPerSecond: null, workers: null, hours: null })).toEqual(noLimits);
+  });
+
+  test('keeps the zone when only the hours change, and the hours when only the zone does', () => {
+    expect(changeLimits(before, { hours: '01:00-02:00' }).hours).toEqual({ ...night, from: '01:00', to: '02:00' });
+    expect(changeLimits(before, { zone: 'UTC' }).hours).toEqual({ ...night, zone: 'UTC' });
+  });
+
+  test.each([
+    [{ hours: '22:00-06:00' }, /of which time zone/],
+    [{ zone: 'UTC' }, /goes with hours.*there are none/],
+    [{ hours: null, zone: 'UTC' }, /goes with hours.*taken away/],
+    [{ rowsPerSecond: 0 }, /rows per second, a whole number from 1 to 1000000, got 0/],
+    [{ workers: 1_001 }, /workers, a whole number from 1 to 1000, got 1001/],
+  ])('%o on a run without limits is refused', (change, why) => {
+    expect(() => changeLimits(noLimits, change)).toThrow(why);
   });
 });
 
