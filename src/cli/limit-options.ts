@@ -3,10 +3,13 @@ import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { SteeringChange } from '../control/runs.js';
 import { parseCount } from './arguments.js';
 
+/** Takes a limit away; kept as a word until it is read, since commander makes an empty string of null. */
+const none = 'none';
+
 export interface LimitOptions {
-  readonly rowsPerSecond?: number | null;
-  readonly workers?: number | null;
-  readonly hours?: string | null;
+  readonly rowsPerSecond?: number | typeof none;
+  readonly workers?: number | typeof none;
+  readonly hours?: string;
   readonly zone?: string;
   readonly priority?: number;
 }
@@ -23,11 +26,7 @@ export function addLimitOptions(command: Command): Command {
         orNone(parseCount('a number of workers or none', 1_000)),
       ),
     )
-    .addOption(
-      new Option('--hours <from-to>', 'only in these hours of each day, such as 22:00-06:00, or none').argParser(
-        orNone((text) => text),
-      ),
-    )
+    .option('--hours <from-to>', 'only in these hours of each day, such as 22:00-06:00, or none')
     .option('--zone <name>', 'the time zone of the hours, such as Europe/Berlin')
     .addOption(
       new Option('--priority <n>', 'from 0, the default, to 9; runs of a higher one are served first').argParser(
@@ -37,12 +36,15 @@ export function addLimitOptions(command: Command): Command {
 }
 
 export function steeringOf({ rowsPerSecond, workers, hours, zone, priority }: LimitOptions): SteeringChange {
-  return { rowsPerSecond, workers, hours, zone, priority };
+  return { rowsPerSecond: limitOf(rowsPerSecond), workers: limitOf(workers), hours: limitOf(hours), zone, priority };
 }
 
-/** `none` takes a limit away. */
-function orNone<T>(parse: (text: string) => T): (text: string) => T | null {
-  return (text) => (text === 'none' ? null : parse(text));
+function limitOf<T>(value: T | typeof none | undefined): T | null | undefined {
+  return value === none ? null : value;
+}
+
+function orNone<T>(parse: (text: string) => T): (text: string) => T | typeof none {
+  return (text) => (text === none ? none : parse(text));
 }
 
 function parsePriority(text: string): number {

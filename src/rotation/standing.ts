@@ -59,9 +59,12 @@ export function restAfter(standing: Standing, slice: { readonly rows: number; re
   return Math.min(maxRestMs, Math.max(0, forPace, forLimit));
 }
 
-/** Whether a slice that was read before the limit was known is too large: the rest after it would be cut short. */
+/**
+ * Whether a slice that was read before the limit was known is too large for it. Twice the share is let pass, for it also
+ * changes with the number of workers.
+ */
 export function exceedsShare(standing: Standing, rows: number): boolean {
-  return shareMs(standing, rows) > maxRestMs && rows > mostSliceRows(standing);
+  return rows > 2 * mostSliceRows(standing);
 }
 
 /** The time in which the worker's share of the run's limit is as many rows. */

@@ -103,11 +103,11 @@ describe('slices under a limit', () => {
     expect(mostSliceRows({ ...limited, sharers: 500 })).toBe(1);
   });
 
-  test('that were read before the limit came, and would need a rest that is cut short, are read anew', () => {
+  test('that were read before the limit came, and are more than twice as large, are read anew', () => {
     const limited = { ...free, limits: { ...noLimits, rowsPerSecond: 100 } };
     expect(exceedsShare(free, 1_000)).toBe(false);
-    expect(exceedsShare(limited, 500)).toBe(false);
-    expect(exceedsShare(limited, 501)).toBe(true);
+    expect(exceedsShare(limited, 200)).toBe(false);
+    expect(exceedsShare(limited, 201)).toBe(true);
     // One row cannot be made smaller.
     expect(exceedsShare({ ...limited, sharers: 1_000 }, 1)).toBe(false);
   });
