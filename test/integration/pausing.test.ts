@@ -156,6 +156,27 @@ describe.each(availableBackends())('with the supervisor dead, over the %s queue'
   });
 });
 
+test('a pause that is asked for while the supervisor moves the run is not lost', async (context) => {
+  const { shop, bare } = await openRotated(context);
+  const run = await shop.order();
+  const paused = await bare.database.transaction(async (client) => {
+    await client.query(`UPDATE keyturn.run SET state = 'running', pass = 1 WHERE id = $1`, [run]);
+    const asked = pauseRun(bare, run, 'test');
+    await until(
+      async () =>
+        (
+          await shop.query(
+            `SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`,
+          )
+        ).length === 1,
+      { what: 'the request to wait for the move', deadlineMs: 10_000 },
+    );
+    return { asked };
+  });
+  expect(await paused.asked).toMatchObject({ state: 'pausing' });
+  expect(await shop.query('SELECT resume_state FROM keyturn.run')).toEqual([{ resume_state: 'running' }]);
+});
+
 test('pausing all pauses each run that can, in one go, and leaves the others and later ones alone', async (context) => {
   const { shop, bare } = await openRotated(context);
   const [waiting, moving, stopped, ending] = [
