@@ -1,6 +1,8 @@
 // Values that commander checks while it parses: a wrong one is a usage error that names its option.
 import { InvalidArgumentError } from 'commander';
 
+export const idArgument = ['<id>', 'the number of the run'] as const;
+
 export function parseRunId(text: string): number {
   if (!/^[1-9]\d{0,14}$/.test(text))
     throw new InvalidArgumentError('Expected the number of a run; see: keyturn run list');

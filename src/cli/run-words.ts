@@ -69,6 +69,9 @@ export function runLines(report: RunReport, output: Pick<Output, 'paint'>): read
     `  tables       ${report.targets.join(', ') || 'none'}${report.scope === null ? '' : `, scope ${report.scope} only`}`,
     `  ordered      ${formatTime(report.created_at)} by ${report.requested_by}${report.reason === null ? '' : `: ${report.reason}`}`,
   ];
+  if (report.retries !== null) lines.push(`  retries      run ${report.retries}`);
+  const limits = limitWords(report);
+  if (limits !== undefined) lines.push(`  limits       ${limits}`);
   if (report.started_at !== null && report.finished_at !== null) {
     lines.push(`  took         ${tookWords(report, Date.parse(report.finished_at) - Date.parse(report.started_at))}`);
   }
@@ -76,6 +79,18 @@ export function runLines(report: RunReport, output: Pick<Output, 'paint'>): read
     lines.push(`  ${report.finished_at === null ? 'held back   ' : 'because     '} ${report.held_back_by}`);
   }
   return [...lines, '', ...counterLines(report), ...failureLines(report)];
+}
+
+/** `500 rows/s, 2 workers, 22:00-06:00 Europe/Berlin, priority 5`; undefined where nothing is limited. */
+export function limitWords({ limits, priority, emergency }: RunReport): string | undefined {
+  const parts = [
+    ...(emergency ? ['emergency: before every other run'] : []),
+    ...(limits.rows_per_second === null ? [] : [`${formatCount(limits.rows_per_second)} rows/s`]),
+    ...(limits.workers === null ? [] : [countOf(limits.workers, 'worker')]),
+    ...(limits.hours === null ? [] : [`${limits.hours} ${limits.zone ?? ''}`]),
+    ...(emergency || priority === 0 ? [] : [`priority ${priority}`]),
+  ];
+  return parts.length === 0 ? undefined : parts.join(', ');
 }
 
 function tookWords(report: RunReport, tookMs: number): string {

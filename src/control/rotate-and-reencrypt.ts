@@ -6,6 +6,7 @@ import type { Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { chooseKeyring, isRotationDue, rotateKey, type KeyListing, type RotateOptions } from './keys.js';
 import { findRunToResume, orderRun, showRun, type RunReport, type RunRequest } from './runs.js';
+import { limitRun } from './steer-runs.js';
 
 /** Who is to do the work: looked for before anything is changed, started once it is known that there is work. */
 export interface RunnerSupply {
@@ -20,8 +21,8 @@ export interface BegunRun {
 }
 
 /**
- * Orders a run, or joins the unfinished one that does the same: a second run over the same rows would only get in its
- * way. Throws RUN_STATE_REFUSED when that one is paused.
+ * Orders a run, or joins the unfinished one that does the same, which then goes as this one was to: a second run over the
+ * same rows would only get in its way. Throws RUN_STATE_REFUSED when that one is paused.
  */
 export async function beginReencrypt(
   context: ControlContext,
@@ -99,8 +100,18 @@ async function begin(
   const { earlier } = work;
   if (earlier?.state === 'succeeded') return { begin: 'done', report: await showRun(context, earlier.id) };
   await work.supply.start();
-  const run = earlier ?? (await orderRun(context, work.request));
-  return { begin: earlier === undefined ? 'ordered' : 'joined', report: await showRun(context, run.id) };
+  if (earlier === undefined) {
+    const { id } = await orderRun(context, work.request);
+    return { begin: 'ordered', report: await showRun(context, id) };
+  }
+  const { steering, reason } = work.request;
+  const isSteered = steering !== undefined && Object.values(steering).some((value) => value !== undefined);
+  return {
+    begin: 'joined',
+    report: isSteered
+      ? await limitRun(context, earlier.id, { ...steering, reason })
+      : await showRun(context, earlier.id),
+  };
 }
 
 /**

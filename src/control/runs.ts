@@ -1,4 +1,4 @@
-// The operator's verbs on runs: order, show, list, watch, pause, resume, cancel. They need the database alone: no root key,
+// The operator's verbs on runs: order, show, list, watch. How they are steered stands in steer-runs.ts. They need the database alone: no root key,
 // no queue. Rows are moved by workers only.
 import { examineRegisteredTarget, type Finding } from '../engine/preflight.js';
 import { targetsOfRun } from '../engine/plan-run.js';
@@ -6,7 +6,9 @@ import type { AlgorithmName } from '../crypto/algorithms.js';
 import { KeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
-import { isFinished, isWorking, mayMoveRun, type RunKind, type RunState } from '../rotation/run.js';
+import { changeLimits, noLimits, requireCount, type LimitChange } from '../rotation/limits.js';
+import { emergencyPriority } from '../rotation/precedence.js';
+import { isFinished, isWorking, type RunKind, type RunState } from '../rotation/run.js';
 import { settledCells } from '../rotation/outcome.js';
 import { targetTitle, type Target } from '../rotation/target.js';
 import { findTable } from '../store/catalog.js';
@@ -22,9 +24,9 @@ import {
   getRun,
   insertRun,
   listRuns as listRunRows,
-  moveRunIfState,
   sumRun,
   type Run,
+  type Steering,
 } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { chooseKeyring } from './keys.js';
@@ -37,7 +39,18 @@ export interface RunRequest {
   /** One tenant, as the tenant column prints it. */
   readonly scope: string | undefined;
   readonly deep: boolean;
+  readonly steering?: SteeringChange | undefined;
+  /** The finished run whose rest this one takes up. */
+  readonly retries?: number | undefined;
   readonly reason: string | undefined;
+}
+
+/** What an operator changes about how fast a run may go, and before which others. */
+export interface SteeringChange extends LimitChange {
+  /** 0, the default, to 9. */
+  readonly priority?: number | undefined;
+  /** Goes before every other run, until it is through or given a priority again. */
+  readonly isEmergency?: boolean | undefined;
 }
 
 /** Every number of a run, under the names every door prints. Counters are cells ("fields") and rows of the run's own kind. */
@@ -72,6 +85,16 @@ export interface RunReport {
   };
   readonly slices: number;
   readonly round: number;
+  readonly limits: {
+    readonly rows_per_second: number | null;
+    readonly workers: number | null;
+    readonly hours: string | null;
+    readonly zone: string | null;
+  };
+  readonly priority: number;
+  readonly emergency: boolean;
+  /** The run whose rest this one takes up. */
+  readonly retries: number | null;
   readonly held_back_by: string | null;
   readonly reason: string | null;
   readonly requested_by: string;
@@ -112,6 +135,8 @@ export async function orderRun(context: ControlContext, request: RunRequest): Pr
     targetId: target?.id,
     scope: request.scope,
     deep: request.deep,
+    ...changeSteering({ limits: noLimits, priority: 0 }, request.steering ?? {}),
+    retries: request.retries,
     reason: request.reason,
   };
   await refuseUnhandled(context, keyring, order);
@@ -127,6 +152,20 @@ export async function orderRun(context: ControlContext, request: RunRequest): Pr
   }
   const id = await database.transaction((client) => insertRun(client, order));
   return getRun(database, id);
+}
+
+const highestPriority = emergencyPriority - 1;
+
+/** Throws LIMIT_INVALID. */
+export function changeSteering(before: Steering, change: SteeringChange): Steering {
+  if (change.isEmergency === true && change.priority !== undefined)
+    throw new KeyturnError('LIMIT_INVALID', 'an emergency run goes before every other; a priority says nothing then');
+  if (change.priority !== undefined && change.priority !== 0)
+    requireCount('a priority', change.priority, highestPriority);
+  return {
+    limits: changeLimits(before.limits, change),
+    priority: change.isEmergency === true ? emergencyPriority : (change.priority ?? before.priority),
+  };
 }
 
 /** A tenant that a column's type cannot hold would fail the run's every step. The tenant itself may be personal: not named. */
@@ -299,6 +338,15 @@ async function report(context: ControlContext, run: Run): Promise<RunReport> {
     batches: await countBatches(database, run.id, run.pass),
     slices: totals.slices,
     round: run.round,
+    limits: {
+      rows_per_second: run.limits.rowsPerSecond ?? null,
+      workers: run.limits.workers ?? null,
+      hours: run.limits.hours === undefined ? null : `${run.limits.hours.from}-${run.limits.hours.to}`,
+      zone: run.limits.hours?.zone ?? null,
+    },
+    priority: run.priority,
+    emergency: run.priority === emergencyPriority,
+    retries: run.retries ?? null,
     held_back_by: run.heldBackBy ?? null,
     reason: run.reason ?? null,
     requested_by: run.requestedBy,
@@ -336,48 +384,4 @@ export async function* watchRun(context: ControlContext, id: number): AsyncGener
     if (isFinished(current.state) || current.state === 'paused') return;
     await new Promise((resolve) => setTimeout(resolve, watchMs));
   }
-}
-
-export async function pauseRun(context: ControlContext, id: number, reason: string | undefined): Promise<RunReport> {
-  return request(context, id, 'pausing', reason ?? 'paused by an operator');
-}
-
-export async function cancelRun(context: ControlContext, id: number, reason: string | undefined): Promise<RunReport> {
-  return request(context, id, 'cancelling', reason ?? 'cancelled by an operator');
-}
-
-export async function resumeRun(context: ControlContext, id: number, reason: string | undefined): Promise<RunReport> {
-  const run = await getRun(context.database, id);
-  const to = run.resumeState ?? 'pending';
-  if (run.state !== 'paused' || !mayMoveRun(run.state, to)) {
-    throw new KeyturnError('RUN_STATE_REFUSED', `run ${id} is ${run.state}; only a paused run resumes`, {
-      run: id,
-      state: run.state,
-    });
-  }
-  // Batches that were handed back too often start counting anew: somebody has looked at them.
-  await context.database.transaction(async (client) => {
-    if (!(await moveRunIfState(client, run, { to, cause: reason }))) return;
-    await client.query(
-      `UPDATE keyturn.batch SET attempts = 0, not_before = '-infinity' WHERE run_id = $1 AND state = 'pending'`,
-      [id],
-    );
-    // What was mended may be a key: from here on workers need a keyring as of now.
-    await client.query(
-      'UPDATE keyturn.run r SET held_back_by = NULL, generation = k.generation FROM keyturn.keyring k WHERE r.id = $1 AND k.id = r.keyring_id',
-      [id],
-    );
-  });
-  return showRun(context, id);
-}
-
-async function request(
-  context: ControlContext,
-  id: number,
-  to: Extract<RunState, 'pausing' | 'cancelling'>,
-  reason: string,
-): Promise<RunReport> {
-  const run = await getRun(context.database, id);
-  await context.database.transaction((client) => moveRunIfState(client, run, { to, cause: reason }));
-  return showRun(context, id);
 }

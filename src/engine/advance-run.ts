@@ -27,13 +27,14 @@ export interface Supervision {
   readonly leadership: Leadership;
 }
 
-export async function advanceRun(supervision: Supervision, run: Run): Promise<void> {
+/** `rests`: in words, why the run gets no batches for now; its bookkeeping goes on. */
+export async function advanceRun(supervision: Supervision, run: Run, rests?: string): Promise<void> {
   switch (run.state) {
     case 'pending':
-      return begin(supervision, run);
+      return begin(supervision, run, rests);
     case 'running':
     case 'verifying':
-      return proceed(supervision, run);
+      return proceed(supervision, run, rests);
     case 'pausing':
       return settle(supervision, run, 'paused');
     case 'cancelling':
@@ -44,10 +45,10 @@ export async function advanceRun(supervision: Supervision, run: Run): Promise<vo
 }
 
 /** Nothing moves before every live member writes with the target key: only then is a frozen bound complete. */
-async function begin(supervision: Supervision, run: Run): Promise<void> {
+async function begin(supervision: Supervision, run: Run, rests: string | undefined): Promise<void> {
   const { database } = supervision;
   if (await followActiveKey(supervision, run)) return;
-  const waiting = await findWhoToWaitFor(database, run);
+  const waiting = rests ?? (await findWhoToWaitFor(database, run));
   if (waiting !== undefined) return setHeldBack(database, run, waiting);
   await leading(supervision, async (client) => {
     const pass = run.pass + 1;
@@ -66,7 +67,7 @@ async function findWhoToWaitFor(database: Queryable, run: Run): Promise<string |
   return laggard && `waiting for ${laggard.member}, which ${laggard.why}`;
 }
 
-async function proceed(supervision: Supervision, run: Run): Promise<void> {
+async function proceed(supervision: Supervision, run: Run, rests: string | undefined): Promise<void> {
   const { database, leadership } = supervision;
   if (await followActiveKey(supervision, run)) return;
   if (await tripped(supervision, run)) return;
@@ -78,11 +79,15 @@ async function proceed(supervision: Supervision, run: Run): Promise<void> {
   await setHeldBack(
     database,
     run,
-    waiting ?? (workers === 0 ? 'no live worker; start one with: keyturn worker' : undefined),
+    rests ?? waiting ?? (workers === 0 ? 'no live worker; start one with: keyturn worker' : undefined),
   );
   if (waiting !== undefined) return;
-  const wanted = 2 * dispatchWindow(workers) - (await countPendingRanges(database, run.id, run.pass));
-  if (wanted > 0) await planBatches(database, leadership, run, kind, wanted);
+  if (rests === undefined) {
+    const wanted = 2 * dispatchWindow(workers) - (await countPendingRanges(database, run.id, run.pass));
+    if (wanted > 0) await planBatches(database, leadership, run, kind, wanted);
+  } else {
+    await leading(supervision, (client) => recallDispatched(client, run.id));
+  }
   await leading(supervision, async (client) => {
     if (!(await isPassSettled(client, run))) return;
     const move = await moveAfterPass(client, run);

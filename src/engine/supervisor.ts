@@ -8,6 +8,7 @@ import { randomUUID } from 'node:crypto';
 import { isKeyturnError } from '../errors.js';
 import type { BatchQueue } from '../queue/jobs.js';
 import { dispatchWindow, followUpWindow } from '../rotation/pace.js';
+import { whyItRests } from '../rotation/precedence.js';
 import {
   countOut,
   dispatchDue,
@@ -19,6 +20,7 @@ import {
 import type { Database } from '../store/database.js';
 import { giveUpLeadership, holdLeadership, stillLeads, type Leadership } from '../store/leadership.js';
 import { listMembers, removeForgottenMembers } from '../store/members.js';
+import { readPace } from '../store/pace.js';
 import { listUnfinishedRuns, setHeldBack, type Run } from '../store/runs.js';
 import { advanceRun } from './advance-run.js';
 
@@ -55,9 +57,14 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
     if (leadership === undefined) return;
     if (leadership.fencingToken !== before)
       options.onEvent('supervisor leads', { fencingToken: leadership.fencingToken });
-    for (const run of await listUnfinishedRuns(database)) await advance(leadership, run);
+    const runs = await listUnfinishedRuns(database);
+    const resting = new Map(runs.map((run) => [run.id, whyItRests(run, runs, run.readAt)]));
+    for (const run of runs) await advance(leadership, run, resting.get(run.id));
     for (const batch of await whileLeading(leadership, expireLeases)) options.onEvent('lease expired', { batch });
-    await dispatch(leadership);
+    await dispatch(
+      leadership,
+      [...resting].filter(([, why]) => why !== undefined).map(([id]) => id),
+    );
     if (performance.now() - reconciledAtMs >= reconcileMs) {
       reconciledAtMs = performance.now();
       await reconcile(leadership);
@@ -65,9 +72,9 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   }
 
   /** A run that cannot go on, say because its table changed, must not keep the others from being looked after. */
-  async function advance(lead: Leadership, run: Run): Promise<void> {
+  async function advance(lead: Leadership, run: Run, rests: string | undefined): Promise<void> {
     try {
-      await advanceRun({ database, leadership: lead }, run);
+      await advanceRun({ database, leadership: lead }, run, rests);
     } catch (error) {
       if (!isKeyturnError(error) || error.code === 'DATABASE_UNAVAILABLE') throw error;
       options.onTrouble(error);
@@ -75,17 +82,20 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
     }
   }
 
-  async function dispatch(lead: Leadership): Promise<void> {
+  async function dispatch(lead: Leadership, resting: readonly number[]): Promise<void> {
     const workers = (await listMembers(database)).filter((member) => member.isLive && member.kind === 'worker').length;
     const out = await countOut(database);
     const free = {
       range: Math.max(0, dispatchWindow(workers) - out.range),
       list: Math.max(0, followUpWindow(workers) - out.list),
     };
-    const batches = await whileLeading(lead, async (client) => [
-      ...(await dispatchDue(client, free.range, 'range')),
-      ...(await dispatchDue(client, free.list, 'list')),
-    ]);
+    const pace = await readPace(database);
+    const places = Math.max(0, (pace?.targetWorkers ?? Infinity) - out.range - out.list);
+    const batches = await whileLeading(lead, async (client) => {
+      const ranges = await dispatchDue(client, Math.min(free.range, places), { shape: 'range', resting });
+      const left = places - ranges.length;
+      return [...ranges, ...(await dispatchDue(client, Math.min(free.list, left), { shape: 'list', resting }))];
+    });
     if (batches.length > 0) await queue.send(batches.map(jobOf));
   }
 

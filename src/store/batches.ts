@@ -1,9 +1,11 @@
 // Batches and their ledger. A batch is claimed with a random lease token; every slice advances cursor, counts and lease
 // only while that token is still the batch's (I4): a worker that lost its lease rolls its row changes back.
 import type { Outcome } from '../rotation/outcome.js';
-import type { RunKind, RunState } from '../rotation/run.js';
+import type { RunKind } from '../rotation/run.js';
+import type { Standing } from '../rotation/standing.js';
 import type { RowKey } from '../rotation/target.js';
 import type { Queryable, Row } from './database.js';
+import { standingColumns, standingFrom, standingOf, standingWidth } from './standing.js';
 
 export const leaseSeconds = 15;
 
@@ -35,6 +37,8 @@ export interface ClaimedBatch {
     readonly scope: string | undefined;
     readonly deep: boolean;
   };
+  /** As it was when the batch was claimed. */
+  readonly standing: Standing;
 }
 
 const batchColumns = `b.id, b.run_id, b.pass, b.target_id, b.kind, b.after_key, b.upto_key, b.cells, b.cursor_key, b.depth, b.attempts, b.lease_token`;
@@ -45,11 +49,14 @@ export async function claimIfDispatched(
   claim: { batchId: number; generation: number; memberId: string },
 ): Promise<ClaimedBatch | undefined> {
   const { rows } = await database.query(
-    `UPDATE keyturn.batch b SET state = 'running', lease_token = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => $4),
-       member_id = $3, started_at = coalesce(b.started_at, clock_timestamp())
-     FROM keyturn.run r, keyturn.keyring k
-     WHERE b.id = $1 AND b.generation = $2 AND b.state = 'dispatched' AND r.id = b.run_id AND r.state IN ('running', 'verifying') AND k.id = r.keyring_id
-     RETURNING ${batchColumns}, r.kind, k.name, r.target_key_id, r.generation, r.scope, r.deep`,
+    `WITH claimed AS (
+       UPDATE keyturn.batch b SET state = 'running', lease_token = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => $4),
+         member_id = $3, started_at = coalesce(b.started_at, clock_timestamp())
+       FROM keyturn.run r
+       WHERE b.id = $1 AND b.generation = $2 AND b.state = 'dispatched' AND r.id = b.run_id AND r.state IN ('running', 'verifying')
+       RETURNING b.*)
+     SELECT ${standingColumns}, ${batchColumns}, r.kind, k.name, r.target_key_id, r.generation, r.scope, r.deep
+     ${standingFrom('claimed')} JOIN keyturn.keyring k ON k.id = r.keyring_id`,
     [claim.batchId, claim.generation, claim.memberId, leaseSeconds],
   );
   return rows[0] === undefined ? undefined : claimedOf(rows[0]);
@@ -75,7 +82,7 @@ function claimedOf(row: Row): ClaimedBatch {
     generation,
     scope,
     deep,
-  ] = row;
+  ] = row.slice(standingWidth);
   const list = cells as { columns: string[]; rows: [number[], ...string[]][] } | null;
   return {
     id: Number(id),
@@ -101,6 +108,7 @@ function claimedOf(row: Row): ClaimedBatch {
       scope: scope === null ? undefined : String(scope),
       deep: deep === true,
     },
+    standing: standingOf(row),
   };
 }
 
@@ -118,12 +126,10 @@ export interface SliceEntry {
 
 /**
  * Advances the batch by one slice and writes its ledger entry, in the caller's transaction. Undefined when the lease
- * token is no longer the batch's: the caller must roll back. Otherwise the run's state, so that a pause is seen.
+ * token is no longer the batch's: the caller must roll back. Otherwise how run and fleet stand, so that a pause, a limit
+ * and a new pace are seen.
  */
-export async function advanceIfLeased(
-  client: Queryable,
-  entry: SliceEntry,
-): Promise<{ runState: RunState } | undefined> {
+export async function advanceIfLeased(client: Queryable, entry: SliceEntry): Promise<Standing | undefined> {
   const { batch, outcome } = entry;
   const { rows } = await client.query(
     `WITH advanced AS (
@@ -135,13 +141,13 @@ export async function advanceIfLeased(
          cells_examined = cells_examined + $12, cells_reencrypted = cells_reencrypted + $13, cells_current = cells_current + $14,
          cells_conflicted = cells_conflicted + $15, cells_failed = cells_failed + $16
        WHERE id = $1 AND lease_token = $2 AND state = 'running'
-       RETURNING id, slices, run_id),
+       RETURNING id, slices, run_id, pass, member_id),
      entry AS (
        INSERT INTO keyturn.ledger (batch_id, slice, member_id, read_ms, crypto_ms, write_ms,
          rows_examined, rows_updated, rows_skipped, rows_conflicted, rows_failed,
          cells_examined, cells_reencrypted, cells_current, cells_conflicted, cells_failed)
        SELECT id, slices, $17, $18, $19, $20, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16 FROM advanced)
-     SELECT r.state FROM advanced JOIN keyturn.run r ON r.id = advanced.run_id`,
+     SELECT ${standingColumns} ${standingFrom('advanced')}`,
     [
       batch.id,
       batch.leaseToken,
@@ -165,7 +171,7 @@ export async function advanceIfLeased(
       entry.writeMs,
     ],
   );
-  return rows[0] === undefined ? undefined : { runState: String(rows[0][0]) as RunState };
+  return rows[0] === undefined ? undefined : standingOf(rows[0]);
 }
 
 /** Ends a batch whose rest holds no rows. False when the lease was lost. */
@@ -236,21 +242,40 @@ export interface DispatchedBatch {
 
 export type BatchShape = 'range' | 'list';
 
-/** Marks up to `limit` due batches of working runs as dispatched under a new generation, lowest first; of any shape unless one is named. */
+export interface DispatchOptions {
+  /** Any where none is named. */
+  readonly shape?: BatchShape | undefined;
+  /** Runs that get none for now. */
+  readonly resting?: readonly number[] | undefined;
+}
+
+/**
+ * Marks up to `limit` due batches of working runs as dispatched under a new generation. The run of the higher priority is
+ * served first; equals in turn, by how many batches each has out; a run never has more out than it is allowed (as
+ * `batchesAllowed` has it). Answered in the order in which they are due.
+ */
 export async function dispatchDue(
   client: Queryable,
   limit: number,
-  shape?: BatchShape,
+  { shape, resting = [] }: DispatchOptions = {},
 ): Promise<readonly DispatchedBatch[]> {
   const { rows } = await client.query(
-    `UPDATE keyturn.batch SET state = 'dispatched', generation = generation + 1, dispatched_at = clock_timestamp()
-     WHERE id IN (
-       SELECT b.id FROM keyturn.batch b JOIN keyturn.run r ON r.id = b.run_id AND r.pass = b.pass
-       WHERE b.state = 'pending' AND b.not_before <= clock_timestamp() AND r.state IN ('running', 'verifying')
-         AND ($2::boolean IS NULL OR (b.cells IS NULL) = $2)
-       ORDER BY b.id LIMIT $1 FOR UPDATE OF b SKIP LOCKED)
-     RETURNING id, generation`,
-    [limit, shape === undefined ? null : shape === 'range'],
+    `WITH contender AS (
+       SELECT r.id, r.pass, r.priority, least(r.max_workers, r.max_rows_per_second) AS allowed,
+         (SELECT count(*) FROM keyturn.batch o WHERE o.run_id = r.id AND o.state IN ('dispatched', 'running')) AS out
+       FROM keyturn.run r WHERE r.state IN ('running', 'verifying') AND r.id <> ALL ($3)),
+     due AS (
+       SELECT b.id, c.id AS run_id, c.priority, c.allowed, c.out + row_number() OVER (PARTITION BY b.run_id ORDER BY b.id) AS place
+       FROM keyturn.batch b JOIN contender c ON c.id = b.run_id AND c.pass = b.pass
+       WHERE b.state = 'pending' AND b.not_before <= clock_timestamp() AND ($2::boolean IS NULL OR (b.cells IS NULL) = $2)),
+     chosen AS (
+       SELECT id, row_number() OVER (ORDER BY priority DESC, place, run_id) AS turn FROM due
+       WHERE allowed IS NULL OR place <= allowed ORDER BY turn LIMIT $1),
+     dispatched AS (
+       UPDATE keyturn.batch SET state = 'dispatched', generation = generation + 1, dispatched_at = clock_timestamp()
+       WHERE id IN (SELECT id FROM chosen) AND state = 'pending' RETURNING id, generation)
+     SELECT d.id, d.generation FROM dispatched d JOIN chosen c ON c.id = d.id ORDER BY c.turn`,
+    [limit, shape === undefined ? null : shape === 'range', resting],
   );
   return rows.map(([id, generation]) => ({ id: Number(id), generation: Number(generation) }));
 }
@@ -301,7 +326,7 @@ export async function expireLeases(client: Queryable): Promise<readonly number[]
   return rows.map((row) => Number(row[0]));
 }
 
-/** Takes dispatched batches of a run back, when it pauses or is cancelled. */
+/** Takes dispatched batches of a run back, when it pauses, is cancelled or rests. */
 export async function recallDispatched(client: Queryable, runId: number): Promise<void> {
   await client.query(`UPDATE keyturn.batch SET state = 'pending' WHERE run_id = $1 AND state = 'dispatched'`, [runId]);
 }

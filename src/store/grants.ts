@@ -64,7 +64,7 @@ function workerGrants(role: string | undefined): readonly string[] {
     `GRANT EXECUTE ON ${memberFunctions} TO ${worker}`,
     `GRANT DELETE ON keyturn.member TO ${worker}`,
     `GRANT UPDATE ON keyturn.run TO ${worker}`,
-    `GRANT INSERT, UPDATE ON keyturn.leadership, keyturn.run_target, keyturn.batch, keyturn.quarantine TO ${worker}`,
+    `GRANT INSERT, UPDATE ON keyturn.leadership, keyturn.run_target, keyturn.batch, keyturn.quarantine, keyturn.pace TO ${worker}`,
     `GRANT INSERT ON keyturn.ledger, keyturn.audit, keyturn.audit_seal TO ${worker}`,
     `GRANT UPDATE (queue_backend, queue_prefix, queue_marker) ON keyturn.cluster TO ${worker}`,
     `GRANT USAGE, CREATE ON SCHEMA bullmq TO ${worker}`,

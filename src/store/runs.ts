@@ -3,9 +3,12 @@
 import { KeyturnError } from '../errors.js';
 import type { Outcome } from '../rotation/outcome.js';
 import { mayMoveRun, type RunKind, type RunState } from '../rotation/run.js';
+import type { RunLimits } from '../rotation/limits.js';
+import { emergencyPriority } from '../rotation/precedence.js';
 import type { RowKey } from '../rotation/target.js';
 import { writeAudit } from './audit.js';
 import type { Queryable, Row } from './database.js';
+import { limitColumns, limitsOf } from './limits.js';
 
 export interface Run {
   readonly id: number;
@@ -24,16 +27,24 @@ export interface Run {
   readonly round: number;
   /** In words, why the run is not going on. */
   readonly heldBackBy: string | undefined;
+  readonly limits: RunLimits;
+  /** 0 to 9; 10 for an emergency. */
+  readonly priority: number;
+  /** The finished run whose rest this one takes up. */
+  readonly retries: number | undefined;
   readonly reason: string | undefined;
   readonly requestedBy: string;
   readonly createdAt: Date;
   readonly startedAt: Date | undefined;
   readonly verifiedAt: Date | undefined;
   readonly finishedAt: Date | undefined;
+  /** When all this was so, by the database's clock. */
+  readonly readAt: Date;
 }
 
 const runSelect = `SELECT r.id, r.kind, r.state, r.resume_state, r.keyring_id, k.name, r.target_key_id, r.generation, r.target_id, r.scope, r.deep, r.pass, r.round,
-  r.held_back_by, r.reason, r.requested_by, r.created_at, r.started_at, r.verified_at, r.finished_at
+  r.held_back_by, r.reason, r.requested_by, r.created_at, r.started_at, r.verified_at, r.finished_at,
+  r.priority, r.retries, clock_timestamp(), ${limitColumns}
   FROM keyturn.run r JOIN keyturn.keyring k ON k.id = r.keyring_id`;
 
 const finishedStates = `('cancelled', 'succeeded', 'completed_with_failures', 'failed')`;
@@ -60,6 +71,10 @@ function runOf(row: Row): Run {
     startedAt,
     verifiedAt,
     finishedAt,
+    priority,
+    retries,
+    readAt,
+    ...limits
   ] = row;
   return {
     id: Number(id),
@@ -76,12 +91,16 @@ function runOf(row: Row): Run {
     pass: Number(pass),
     round: Number(round),
     heldBackBy: heldBackBy === null ? undefined : String(heldBackBy),
+    limits: limitsOf(limits),
+    priority: Number(priority),
+    retries: retries === null ? undefined : Number(retries),
     reason: reason === null ? undefined : String(reason),
     requestedBy: String(requestedBy),
     createdAt: createdAt as Date,
     startedAt: (startedAt as Date | null) ?? undefined,
     verifiedAt: (verifiedAt as Date | null) ?? undefined,
     finishedAt: (finishedAt as Date | null) ?? undefined,
+    readAt: readAt as Date,
   };
 }
 
@@ -93,13 +112,17 @@ export interface RunOrder {
   readonly targetId: string | undefined;
   readonly scope: string | undefined;
   readonly deep: boolean;
+  readonly limits: RunLimits;
+  readonly priority: number;
+  readonly retries: number | undefined;
   readonly reason: string | undefined;
 }
 
 export async function insertRun(client: Queryable, order: RunOrder): Promise<number> {
   const { rows } = await client.query(
-    `INSERT INTO keyturn.run (kind, state, keyring_id, target_key_id, generation, target_id, scope, deep, reason)
-     VALUES ($1, 'pending', $2, $3, $4, $5, $6, $7, $8) RETURNING id`,
+    `INSERT INTO keyturn.run (kind, state, keyring_id, target_key_id, generation, target_id, scope, deep, reason, retries,
+       priority, emergency, max_rows_per_second, max_workers, hours_from, hours_to, hours_zone)
+     VALUES ($1, 'pending', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id`,
     [
       order.kind,
       order.keyringId,
@@ -109,6 +132,8 @@ export async function insertRun(client: Queryable, order: RunOrder): Promise<num
       order.scope ?? null,
       order.deep,
       order.reason ?? null,
+      order.retries ?? null,
+      ...steeringValues(order),
     ],
   );
   const id = Number(rows[0]?.[0]);
@@ -120,9 +145,71 @@ export async function insertRun(client: Queryable, order: RunOrder): Promise<num
       kind: order.kind,
       targetKeyId: order.targetKeyId,
       scope: order.scope === undefined ? 'all' : 'one tenant',
+      ...describeSteering(order),
+      ...(order.retries === undefined ? {} : { retries: order.retries }),
     },
   });
   return id;
+}
+
+/** How fast a run may go, and before which others. */
+export interface Steering {
+  readonly limits: RunLimits;
+  readonly priority: number;
+}
+
+/** For the columns from priority to hours_zone. */
+function steeringValues({ limits, priority }: Steering): readonly unknown[] {
+  const { rowsPerSecond, workers, hours } = limits;
+  return [
+    priority,
+    priority === emergencyPriority,
+    rowsPerSecond ?? null,
+    workers ?? null,
+    hours?.from ?? null,
+    hours?.to ?? null,
+    hours?.zone ?? null,
+  ];
+}
+
+function describeSteering({ limits, priority }: Steering): Readonly<Record<string, unknown>> {
+  return { priority, ...limits };
+}
+
+/** The run, which stays as it is until the transaction ends. Throws RUN_NOT_FOUND. */
+export async function lockRun(client: Queryable, id: number): Promise<Run> {
+  await client.query('SELECT 1 FROM keyturn.run WHERE id = $1 FOR NO KEY UPDATE', [id]);
+  return getRun(client, id);
+}
+
+/** `run`: locked by the caller. */
+export async function setSteering(
+  client: Queryable,
+  run: Run,
+  steering: Steering & { readonly reason: string | undefined },
+): Promise<void> {
+  await client.query(
+    `UPDATE keyturn.run SET priority = $2, emergency = $3, max_rows_per_second = $4, max_workers = $5,
+       hours_from = $6, hours_to = $7, hours_zone = $8 WHERE id = $1`,
+    [run.id, ...steeringValues(steering)],
+  );
+  await writeAudit(client, {
+    action: 'run.limit',
+    object: `run ${run.id}`,
+    reason: steering.reason,
+    before: describeSteering(run),
+    after: describeSteering(steering),
+  });
+}
+
+/** An unfinished run of the same kind over the same rows. */
+export async function findUnfinishedTwin(database: Queryable, run: Run): Promise<Run | undefined> {
+  const { rows } = await database.query(
+    `${runSelect} WHERE r.state NOT IN ${finishedStates} AND r.keyring_id = $1 AND r.kind = $2 AND r.deep = $3
+       AND r.target_id IS NOT DISTINCT FROM $4 AND r.scope IS NOT DISTINCT FROM $5 ORDER BY r.id LIMIT 1`,
+    [run.keyringId, run.kind, run.deep, run.targetId ?? null, run.scope ?? null],
+  );
+  return rows[0] === undefined ? undefined : runOf(rows[0]);
 }
 
 /** Throws RUN_NOT_FOUND. */

@@ -22,9 +22,11 @@ test('the commands of this release are these and no others', () => {
       'key stage',
       'reencrypt',
       'run cancel',
+      'run limit',
       'run list',
       'run pause',
       'run resume',
+      'run retry',
       'run show',
       'run watch',
       'status',
@@ -58,8 +60,10 @@ test('every verb that changes something takes a reason', () => {
     'key stage',
     'reencrypt',
     'run cancel',
+    'run limit',
     'run pause',
     'run resume',
+    'run retry',
     'target rename',
   ];
   expect(

@@ -218,7 +218,12 @@ describe('--json', () => {
     await database.pool.query(`UPDATE keyturn.run SET state = 'paused' WHERE id = 1`);
     expect(await tell('run resume', '1')).toMatchObject({ state: 'pending' });
     expect(await tell('run cancel', '2')).toMatchObject({ state: 'cancelling' });
-    expect(await tell('run list')).toMatchObject({ runs: [{ run_id: 2 }, { run_id: 1 }] });
+    expect(await tell('run limit', '1', '--workers', '2')).toMatchObject({ limits: { workers: 2 } });
+    await database.pool.query(
+      `UPDATE keyturn.run SET state = 'cancelled', finished_at = clock_timestamp() WHERE id = 2`,
+    );
+    expect(await tell('run retry', '2')).toMatchObject({ run_id: 3, kind: 'verify', retries: 2 });
+    expect(await tell('run list')).toMatchObject({ runs: [{ run_id: 3 }, { run_id: 2 }, { run_id: 1 }] });
     await database.pool.query(
       `UPDATE keyturn.run SET state = 'succeeded', finished_at = clock_timestamp(), verified_at = clock_timestamp() WHERE id = 1`,
     );

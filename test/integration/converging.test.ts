@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { openControl, openKeyturn } from '../../src/app.js';
 import type { ControlContext } from '../../src/control/context.js';
 import { activate, listKeys, retire, restore, rotateKey, stageKey, type KeyListing } from '../../src/control/keys.js';
-import { pauseRun, resumeRun } from '../../src/control/runs.js';
+import { pauseRun, resumeRun } from '../../src/control/steer-runs.js';
 import { readStatus } from '../../src/control/status.js';
 import { Secret } from '../../src/crypto/secret.js';
 import { createColumn } from '../../src/engine/column.js';

@@ -1,7 +1,8 @@
 // The queue wiped in the middle of a run: FLUSHALL of a private Redis, or TRUNCATE of BullMQ's tables. PostgreSQL knows
 // what is outstanding, so the run goes on within a minute and misses nothing; what was paused stays paused.
 import { describe, expect, test, vi } from 'vitest';
-import { pauseRun, resumeRun, showRun } from '../../src/control/runs.js';
+import { showRun } from '../../src/control/runs.js';
+import { pauseRun, resumeRun } from '../../src/control/steer-runs.js';
 import { openBatchQueue } from '../../src/queue/jobs.js';
 import { availableBackends } from '../support/backends.js';
 import {

@@ -7,7 +7,8 @@ import type { ConfigFile, Environment } from '../../src/config.js';
 import type { OpenControl } from '../../src/control/context.js';
 import { init } from '../../src/control/init.js';
 import { activate, restore, retire, rotateKey, stageKey } from '../../src/control/keys.js';
-import { cancelRun, orderRun, pauseRun, resumeRun } from '../../src/control/runs.js';
+import { orderRun } from '../../src/control/runs.js';
+import { cancelRun, limitRun, pauseRun, resumeRun } from '../../src/control/steer-runs.js';
 import { renameTargetTo } from '../../src/control/targets.js';
 import { createTestRole, type TestRole } from '../support/roles.js';
 import { driveByHand, openBareWorker } from '../support/by-hand.js';
@@ -39,6 +40,7 @@ const unwatched: Readonly<Record<string, string>> = {
   member: 'who is there',
   member_keyring: 'what members hold',
   migration: 'the schema',
+  pace: 'what was measured',
   quarantine: 'cells of a run',
   run_target: 'planning of a run',
 };
@@ -193,6 +195,7 @@ test('I10 without the right to record, every verb fails and not one row is chang
     pause: () => pauseRun(context, pending, 'x'),
     cancel: () => cancelRun(context, pending, 'x'),
     resume: () => resumeRun(context, toResume, 'x'),
+    limit: () => limitRun(context, pending, { priority: 3, reason: 'x' }),
     rename: () => renameTargetTo(context, 'public.renamed', 'public.patient', 'x'),
   };
   const sequences = ['key_id', 'audit_key_id', 'run_id_seq', 'audit_id_seq', 'root_key_id_seq', 'retirement_id_seq'];

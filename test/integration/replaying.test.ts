@@ -1,7 +1,7 @@
 // Jobs delivered more often than once, out of order, too late, or side by side: the ledger has each slice once, and a run
 // that is over is not touched any more.
 import { describe, expect, test, vi } from 'vitest';
-import { cancelRun } from '../../src/control/runs.js';
+import { cancelRun } from '../../src/control/steer-runs.js';
 import { openBatchQueue } from '../../src/queue/jobs.js';
 import { availableBackends } from '../support/backends.js';
 import {

@@ -10,8 +10,9 @@ import type { ControlContext, OpenControl } from '../../src/control/context.js';
 import { init } from '../../src/control/init.js';
 import { activate, listKeys, restore, retire, rotateKey, stageKey } from '../../src/control/keys.js';
 import { printSql } from '../../src/control/print-sql.js';
-import { cancelRun, listRuns, orderRun, pauseRun, resumeRun, showRun } from '../../src/control/runs.js';
+import { listRuns, orderRun, showRun } from '../../src/control/runs.js';
 import { readStatus } from '../../src/control/status.js';
+import { cancelRun, pauseRun, resumeRun } from '../../src/control/steer-runs.js';
 import { renameTargetTo } from '../../src/control/targets.js';
 import { isFinished } from '../../src/rotation/run.js';
 import type { Queryable } from '../../src/store/database.js';
@@ -226,6 +227,7 @@ describe('what each role can not do', () => {
     member: { app: '', worker: 'dr', auditor: 'r' },
     member_keyring: { app: '', worker: 'r', auditor: 'r' },
     migration: { app: 'r', worker: 'r', auditor: 'r' },
+    pace: { app: '', worker: 'arw', auditor: 'r' },
     quarantine: { app: '', worker: 'arw', auditor: 'r' },
     retirement: { app: '', worker: 'r', auditor: 'r' },
     root_key: { app: 'r', worker: 'r', auditor: 'r' },

@@ -6,13 +6,15 @@ import { parseCount } from '../arguments.js';
 import type { Cli } from '../cli.js';
 import { endBegun } from '../finish-run.js';
 import { teach } from '../help.js';
+import { addLimitOptions, steeringOf, type LimitOptions } from '../limit-options.js';
 import { staffFor, type Waiting } from '../staff.js';
 
-interface ReencryptOptions extends Waiting {
+interface ReencryptOptions extends Waiting, LimitOptions {
   readonly keyring?: string;
   readonly target?: string;
   readonly scope?: string;
   readonly dryRun?: true;
+  readonly emergency?: true;
   readonly acceptFailures?: true;
   readonly reason?: string;
   readonly json?: true;
@@ -35,10 +37,9 @@ export const localOption = (): Option =>
   ).argParser(parseCount('a number of workers', 64));
 
 export function addRunningCommands(program: Command, cli: Cli): void {
+  const reencrypt = program.command('reencrypt').description('Move every stored value of a keyring to its active key.');
   teach(
-    program
-      .command('reencrypt')
-      .description('Move every stored value of a keyring to its active key.')
+    addLimitOptions(reencrypt)
       .option('--keyring <name>', 'which keyring; may be left out where there is only one')
       .option('--target <table>', 'only this table')
       .option('--scope <value>', 'only this tenant, as the scope column prints it')
@@ -48,6 +49,9 @@ export function addRunningCommands(program: Command, cli: Cli): void {
       )
       .option('--wait', 'wait for the end and report it; needs a live supervisor and worker')
       .addOption(localOption())
+      .addOption(
+        new Option('--emergency', 'go before every other run, which waits and then goes on').conflicts('priority'),
+      )
       .option('--accept-failures', 'exit 0 although cells failed; they are reported all the same')
       .option('--reason <text>', 'why, for the audit record')
       .option('--json', 'print one JSON object')
@@ -56,9 +60,10 @@ export function addRunningCommands(program: Command, cli: Cli): void {
           const staff = staffFor(cli, running, options);
           const kind = options.dryRun === true ? 'dry_run' : 'reencrypt';
           const { keyring, target, scope, reason } = options;
+          const steering = { ...steeringOf(options), isEmergency: options.emergency };
           const begun = await beginReencrypt(
             running.context,
-            { kind, keyring, target, scope, deep: false, reason },
+            { kind, keyring, target, scope, deep: false, steering, reason },
             staff.supply,
           );
           await endBegun({ running, staff, acceptFailures: options.acceptFailures === true }, begun);
@@ -66,14 +71,17 @@ export function addRunningCommands(program: Command, cli: Cli): void {
       ),
     {
       changes:
-        'the encrypted columns of registered tables, through workers, while the application goes on; each row only if it still is as it was read. No other column is touched. An unfinished run that does the same is joined, not doubled. Needs no root key itself; with --local its workers do.',
+        'the encrypted columns of registered tables, through workers, while the application goes on; each row only if it still is as it was read. No other column is touched. An unfinished run that does the same is joined, not doubled, and takes over the limits that are given. Needs no root key itself; with --local its workers do.',
       examples: [
         ['keyturn reencrypt --local 2', 'all of it, with two workers of its own'],
         ['keyturn reencrypt --dry-run --local 1', 'what would happen'],
         ['keyturn reencrypt --scope tenant-7 --wait', 'one tenant, by workers that run already'],
         ['keyturn reencrypt', 'order it and return at once; see: keyturn run watch'],
+        ['keyturn reencrypt --emergency --wait', 'a key has leaked: before all other runs'],
+        ['keyturn reencrypt --hours 22:00-06:00 --zone Europe/Berlin', 'at night only; goes on by itself'],
       ],
       exits: {
+        2: 'wrong usage or configuration, or a limit that makes no sense',
         3: 'no such keyring or target',
         4: 'a table cannot be handled, or the run was paused or cancelled',
         6: 'cells failed or stayed stale',

@@ -1,21 +1,21 @@
-// run list, show, watch, pause, resume, cancel.
+// run list, show, watch. What steers runs stands in steer-run.ts.
 import type { Command } from 'commander';
-import { cancelRun, listRuns, pauseRun, resumeRun, showRun, type RunReport } from '../../control/runs.js';
-import { parseCount, parseRunId } from '../arguments.js';
-import type { Cli, Running } from '../cli.js';
+import { listRuns, showRun, type RunReport } from '../../control/runs.js';
+import { idArgument, parseCount, parseRunId } from '../arguments.js';
+import type { Cli } from '../cli.js';
 import { endWatched } from '../finish-run.js';
 import { teach } from '../help.js';
 import { kindTitle, runLines } from '../run-words.js';
 import { staffFor } from '../staff.js';
 import { formatCount, formatTime, tableLines } from '../table.js';
+import { addSteeringCommands } from './steer-run.js';
 
 const shownRuns = 20;
-const idArgument = ['<id>', 'the number of the run'] as const;
 
 export function addRunCommands(program: Command, cli: Cli): void {
   const run = program
     .command('run')
-    .description('Runs: list, look, wait, pause, go on, cancel. All need the database alone.');
+    .description('Runs: list, look, wait, pause, go on, cancel, retry, limit. All need the database alone.');
 
   teach(
     run
@@ -71,75 +71,7 @@ export function addRunCommands(program: Command, cli: Cli): void {
     },
   );
 
-  addSteering({
-    run,
-    cli,
-    name: 'pause',
-    description: 'Ask a run to stop after the slices in hand; it keeps its place.',
-    verb: pauseRun,
-    said: (report) => [
-      report.state === 'pausing' ? 'it is paused as soon as no batch is in the hands of a worker' : '',
-      '',
-      `next: keyturn run resume ${report.run_id}`,
-    ],
-    changes:
-      'the state of the run. What was moved stays moved; everything stays readable. A live supervisor settles it.',
-  });
-  addSteering({
-    run,
-    cli,
-    name: 'resume',
-    description: 'Let a paused run go on where it stopped.',
-    verb: resumeRun,
-    said: (report) => ['', `next: keyturn run watch ${report.run_id}`],
-    changes: 'the state of the run; nothing is moved twice.',
-  });
-  addSteering({
-    run,
-    cli,
-    name: 'cancel',
-    description: 'End a run for good after the slices in hand.',
-    verb: cancelRun,
-    said: () => ['what was moved stays moved, and everything stays readable', '', 'next: keyturn status'],
-    changes:
-      'the state of the run, for good; another run goes on from where the rows are. A live supervisor settles it.',
-  });
-}
-
-interface Steering {
-  readonly run: Command;
-  readonly cli: Cli;
-  readonly name: 'pause' | 'resume' | 'cancel';
-  readonly description: string;
-  readonly verb: (context: Running['context'], id: number, reason: string | undefined) => Promise<RunReport>;
-  readonly said: (report: RunReport) => readonly string[];
-  readonly changes: string;
-}
-
-function addSteering({ run, cli, name, description, verb, said, changes }: Steering): void {
-  teach(
-    run
-      .command(name)
-      .description(description)
-      .argument(...idArgument, parseRunId)
-      .option('--reason <text>', 'why, for the audit record')
-      .option('--json', 'print one JSON object')
-      .action((id: number, options: { reason?: string; json?: true }) =>
-        cli.run({ isJson: options.json, file: 'none' }, async ({ context, output }) => {
-          const report = await verb(context, id, options.reason);
-          output.report(report, () =>
-            [`run ${id} is ${report.state.replaceAll('_', ' ')}`, ...said(report)].filter(
-              (line, at, lines) => line !== '' || lines[at - 1] !== '',
-            ),
-          );
-        }),
-      ),
-    {
-      changes,
-      examples: [[`keyturn run ${name} 3 --reason "month end"`, '']],
-      exits: { 3: 'there is no such run', 4: `a run in its state cannot ${name}` },
-    },
-  );
+  addSteeringCommands(run, cli);
 }
 
 function listRow(report: RunReport): readonly string[] {
