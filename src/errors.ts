@@ -20,6 +20,7 @@ export const errorKinds = {
   KEYRING_NOT_FOUND: 'missing',
   TARGET_NOT_FOUND: 'missing',
   RUN_NOT_FOUND: 'missing',
+  QUARANTINE_EMPTY: 'missing',
   NOT_INITIALIZED: 'refused',
   KEY_STATE_REFUSED: 'refused',
   KEY_IN_USE: 'refused',

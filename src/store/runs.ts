@@ -20,6 +20,8 @@ export interface Run {
   readonly targetId: string | undefined;
   readonly scope: string | undefined;
   readonly deep: boolean;
+  /** Visits listed cells and nothing else; no scan follows. */
+  readonly onlyCells: boolean;
   readonly pass: number;
   readonly round: number;
   /** In words, why the run is not going on. */
@@ -32,7 +34,7 @@ export interface Run {
   readonly finishedAt: Date | undefined;
 }
 
-const runSelect = `SELECT r.id, r.kind, r.state, r.resume_state, r.keyring_id, k.name, r.target_key_id, r.generation, r.target_id, r.scope, r.deep, r.pass, r.round,
+const runSelect = `SELECT r.id, r.kind, r.state, r.resume_state, r.keyring_id, k.name, r.target_key_id, r.generation, r.target_id, r.scope, r.deep, r.only_cells, r.pass, r.round,
   r.held_back_by, r.reason, r.requested_by, r.created_at, r.started_at, r.verified_at, r.finished_at
   FROM keyturn.run r JOIN keyturn.keyring k ON k.id = r.keyring_id`;
 
@@ -51,6 +53,7 @@ function runOf(row: Row): Run {
     targetId,
     scope,
     deep,
+    onlyCells,
     pass,
     round,
     heldBackBy,
@@ -73,6 +76,7 @@ function runOf(row: Row): Run {
     targetId: targetId === null ? undefined : String(targetId),
     scope: scope === null ? undefined : String(scope),
     deep: deep === true,
+    onlyCells: onlyCells === true,
     pass: Number(pass),
     round: Number(round),
     heldBackBy: heldBackBy === null ? undefined : String(heldBackBy),
@@ -93,13 +97,14 @@ export interface RunOrder {
   readonly targetId: string | undefined;
   readonly scope: string | undefined;
   readonly deep: boolean;
+  readonly onlyCells?: boolean | undefined;
   readonly reason: string | undefined;
 }
 
 export async function insertRun(client: Queryable, order: RunOrder): Promise<number> {
   const { rows } = await client.query(
-    `INSERT INTO keyturn.run (kind, state, keyring_id, target_key_id, generation, target_id, scope, deep, reason)
-     VALUES ($1, 'pending', $2, $3, $4, $5, $6, $7, $8) RETURNING id`,
+    `INSERT INTO keyturn.run (kind, state, keyring_id, target_key_id, generation, target_id, scope, deep, only_cells, reason)
+     VALUES ($1, 'pending', $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id`,
     [
       order.kind,
       order.keyringId,
@@ -108,6 +113,7 @@ export async function insertRun(client: Queryable, order: RunOrder): Promise<num
       order.targetId ?? null,
       order.scope ?? null,
       order.deep,
+      order.onlyCells === true,
       order.reason ?? null,
     ],
   );
@@ -119,7 +125,7 @@ export async function insertRun(client: Queryable, order: RunOrder): Promise<num
     after: {
       kind: order.kind,
       targetKeyId: order.targetKeyId,
-      scope: order.scope === undefined ? 'all' : 'one tenant',
+      scope: order.onlyCells === true ? 'listed cells' : order.scope === undefined ? 'all' : 'one tenant',
     },
   });
   return id;
@@ -150,7 +156,7 @@ export async function findRunToward(
   targetKeyId: number,
 ): Promise<Run | undefined> {
   const { rows } = await database.query(
-    `${runSelect} WHERE r.keyring_id = $1 AND r.target_key_id = $2 AND r.kind = 'reencrypt' AND r.target_id IS NULL AND r.scope IS NULL ORDER BY r.id DESC LIMIT 1`,
+    `${runSelect} WHERE r.keyring_id = $1 AND r.target_key_id = $2 AND r.kind = 'reencrypt' AND r.target_id IS NULL AND r.scope IS NULL AND NOT r.only_cells ORDER BY r.id DESC LIMIT 1`,
     [keyringId, targetKeyId],
   );
   return rows[0] === undefined ? undefined : runOf(rows[0]);
@@ -177,7 +183,7 @@ export async function moveRunIfState(client: Queryable, run: Run, move: RunMove)
        resume_state = CASE WHEN $3 = 'pausing' THEN $2 WHEN $3 IN ('paused', 'cancelling') THEN resume_state END,
        started_at = CASE WHEN $3 IN ('running', 'verifying') THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
        resumed_at = CASE WHEN $2 = 'paused' THEN clock_timestamp() ELSE resumed_at END,
-       verified_at = CASE WHEN $3 = 'succeeded' AND kind <> 'dry_run' THEN clock_timestamp() END,
+       verified_at = CASE WHEN $3 = 'succeeded' AND kind <> 'dry_run' AND NOT only_cells THEN clock_timestamp() END,
        finished_at = CASE WHEN $3 IN ${finishedStates} THEN clock_timestamp() END
      WHERE id = $1 AND state = $2`,
     [run.id, run.state, move.to, move.cause ?? null, move.pass ?? null, move.round ?? null],

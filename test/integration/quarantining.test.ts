@@ -285,7 +285,7 @@ describe('keys that are missing', () => {
       expect(new Set(ends)).toEqual(new Set(['released KEY_NOT_HELD 60']));
       expect(ends.length).toBe(5);
       expect(report).toMatchObject({
-        held_back_by: `KEY_NOT_HELD 60; mend it, then keyturn run resume ${run}`,
+        held_back_by: `KEY_NOT_HELD 60; no worker could open key 60, whose root key they were probably not given: give the workers the root keys that keyturn.yaml names, then keyturn run resume ${run}`,
         failures: [],
         rows_examined: 0,
       });
@@ -353,7 +353,7 @@ describe('one cause over whole batches', () => {
       const paused = await runner.finish(run);
       expect(paused).toMatchObject({
         state: 'paused',
-        held_back_by: `NOT_AN_ENVELOPE; mend it, then keyturn run resume ${run}`,
+        held_back_by: `NOT_AN_ENVELOPE; the column holds values in clear, or of another library: look at the rows with keyturn quarantine list --run ${run}, then keyturn run resume ${run}`,
         rows_updated: 0,
       });
       expect(paused.fields_failed).toBeGreaterThanOrEqual(12_000);
