@@ -9,6 +9,7 @@ import { cancelRun, pauseRun, resumeRun, showRun, type RunReport } from '../../s
 import { availableBackends } from '../support/backends.js';
 import { damage } from '../support/damage.js';
 import { startDirectRunner } from '../support/direct-run.js';
+import { expectedOf, moveAroundPoison } from '../support/poison.js';
 import { customer, findDifferences, insertCustomers, openShop, type Shop } from '../support/shop.js';
 import { imageOf } from '../support/table-image.js';
 import { until } from '../support/until.js';
@@ -252,7 +253,7 @@ describe('keys that are missing', () => {
 
   afterEach(() => shop.close());
 
-  test('a key that exists and this worker cannot open gives the batch back, quarantines nothing, and in the end pauses the run', async () => {
+  test('a key that every row names and no worker can open gives the batch back, quarantines nothing, and in the end pauses the run', async () => {
     const runner = await startDirectRunner(shop);
     try {
       await shop.query(`INSERT INTO keyturn.data_key (id, keyring_id, scope_id, version, algorithm, state, commitment)
@@ -265,8 +266,9 @@ describe('keys that are missing', () => {
         what: 'the worker to see the new key',
         deadlineMs: 10_000,
       });
-      const [row] = await shop.query('SELECT email FROM customer WHERE id = 17');
-      await shop.query('UPDATE customer SET email = $1 WHERE id = 17', [damage.namingKey(String(row?.['email']), 60)]);
+      const written = await shop.query('SELECT id, email FROM customer WHERE email IS NOT NULL');
+      const setEmail = 'UPDATE customer SET email = $2 WHERE id = $1';
+      for (const { id, email } of written) await shop.query(setEmail, [id, damage.namingKey(String(email), 60)]);
       const rows = await imageOf(shop, 'public');
 
       const run = await shop.order();
@@ -292,7 +294,7 @@ describe('keys that are missing', () => {
       expect(await shop.query('SELECT FROM keyturn.quarantine')).toEqual([]);
       expect(await imageOf(shop, 'public')).toEqual(rows);
 
-      await shop.query('UPDATE customer SET email = $1 WHERE id = 17', [row?.['email']]);
+      for (const { id, email } of written) await shop.query(setEmail, [id, email]);
       await resumeRun(shop.control.context, run, 'mended');
       expect(await runner.finish(run)).toMatchObject({ state: 'succeeded', rows_updated: 20, held_back_by: null });
     } finally {
@@ -333,6 +335,10 @@ describe('keys that are missing', () => {
       await runner.close();
     }
   });
+});
+
+test('one damaged row in a hundred never pauses the run, all the others are moved, and the key stays', async () => {
+  expect(await moveAroundPoison(13_000)).toMatchObject(expectedOf(13_000));
 });
 
 describe('one cause over whole batches', () => {

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { beginRetry } from '../../src/control/quarantine.js';
 import { readStatus } from '../../src/control/status.js';
 import type { RunReport } from '../../src/control/runs.js';
+import { LeaseLost } from '../../src/engine/batch-end.js';
 import { splitBatch } from '../../src/engine/split-batch.js';
 import { KeyturnError } from '../../src/errors.js';
 import { claimIfDispatched } from '../../src/store/batches.js';
@@ -131,7 +132,7 @@ describe('a row that cannot even be read', () => {
     const whole = await claim();
     const stolen = { ...whole, batch: { ...whole.batch, leaseToken: '00000000-0000-4000-8000-000000000000' } };
     expect(await splitBatch(stolen, ['4'], 4, unreadable)).toEqual({ end: 'lost' });
-    await expect(splitBatch(stolen, ['4'], 1, unreadable)).rejects.toThrow();
+    await expect(splitBatch(stolen, ['4'], 1, unreadable)).rejects.toBeInstanceOf(LeaseLost);
     expect(await shop.query('SELECT count(*)::int AS n FROM keyturn.batch')).toEqual([{ n: 1 }]);
     expect(await shop.query('SELECT FROM keyturn.quarantine')).toEqual([]);
 
