@@ -31,6 +31,7 @@ export const errorKinds = {
   SCHEMA_TOO_OLD: 'refused',
   QUEUE_MISMATCH: 'refused',
   PREFLIGHT_REFUSED: 'refused',
+  DRY_RUN_FAILED: 'refused',
   OLDER_TRANSACTION_RUNNING: 'refused',
   UNAUTHENTICATED: 'unauthenticated',
   FORBIDDEN: 'forbidden',

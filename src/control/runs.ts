@@ -38,6 +38,9 @@ export interface RunRequest {
   /** One tenant, as the tenant column prints it. */
   readonly scope: string | undefined;
   readonly deep: boolean;
+  /** The order stands although the last dry run found cells that would fail. */
+  readonly acceptFailures?: boolean;
+  readonly isEmergency?: boolean;
   readonly reason: string | undefined;
 }
 

@@ -149,15 +149,29 @@ export async function listUnfinishedRuns(database: Queryable): Promise<readonly 
   return rows.map(runOf);
 }
 
-/** The newest unscoped reencrypt run of a keyring toward one key, whatever its state. */
+/** The newest unscoped run of a keyring toward one key, whatever its state. */
 export async function findRunToward(
   database: Queryable,
   keyringId: string,
   targetKeyId: number,
+  kind: RunKind = 'reencrypt',
 ): Promise<Run | undefined> {
   const { rows } = await database.query(
-    `${runSelect} WHERE r.keyring_id = $1 AND r.target_key_id = $2 AND r.kind = 'reencrypt' AND r.target_id IS NULL AND r.scope IS NULL AND NOT r.only_cells ORDER BY r.id DESC LIMIT 1`,
-    [keyringId, targetKeyId],
+    `${runSelect} WHERE r.keyring_id = $1 AND r.target_key_id = $2 AND r.kind = $3 AND r.target_id IS NULL AND r.scope IS NULL AND NOT r.only_cells ORDER BY r.id DESC LIMIT 1`,
+    [keyringId, targetKeyId, kind],
+  );
+  return rows[0] === undefined ? undefined : runOf(rows[0]);
+}
+
+/** The newest dry run that came to its end over the same rows toward the same key. */
+export async function findDryRun(
+  database: Queryable,
+  order: Pick<RunOrder, 'keyringId' | 'targetKeyId' | 'targetId' | 'scope'>,
+): Promise<Run | undefined> {
+  const { rows } = await database.query(
+    `${runSelect} WHERE r.kind = 'dry_run' AND r.state IN ('succeeded', 'completed_with_failures') AND r.keyring_id = $1 AND r.target_key_id = $2
+       AND r.target_id IS NOT DISTINCT FROM $3 AND r.scope IS NOT DISTINCT FROM $4 ORDER BY r.finished_at DESC, r.id DESC LIMIT 1`,
+    [order.keyringId, order.targetKeyId, order.targetId ?? null, order.scope ?? null],
   );
   return rows[0] === undefined ? undefined : runOf(rows[0]);
 }
