@@ -9,7 +9,7 @@ export interface Standing {
   /** Id of the oldest key that only decrypts. */
   readonly oldestDecryptOnly: string | undefined;
   readonly targets: number;
-  /** A run of the keyring that has not come to its end, a paused one before others. */
+  /** A run that moves rows of the keyring and has not come to its end, a paused one before others. */
   readonly unfinished: { readonly id: number; readonly state: RunState } | undefined;
   /** The newest run of the whole keyring toward its active key. */
   readonly lastRun: { readonly id: number; readonly state: RunState } | undefined;

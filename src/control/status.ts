@@ -49,7 +49,7 @@ export interface StatusReport {
 export async function readStatus(context: ControlContext): Promise<StatusReport> {
   const { database } = context;
   const members = await listMembers(database);
-  const unfinished = await listUnfinishedRuns(database);
+  const unfinished = (await listUnfinishedRuns(database)).filter((run) => run.kind === 'reencrypt');
   const keyrings: KeyringStatus[] = [];
   for (const name of await listKeyringNames(database))
     keyrings.push(await keyringStatus(context, await getKeyring(database, name), members, unfinished));
