@@ -12,6 +12,13 @@ export function parseDuration(text: string): number {
   return Number(count) * ms;
 }
 
+/** `12 min`, `3 h`, `5 days`: how long ago something was, or how old it is. */
+export function describeAge(seconds: number): string {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5_400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172_800 ? `${Math.round(seconds / 3_600)} h` : `${Math.round(seconds / 86_400)} days`;
+}
+
 /** `0.8 s`, `12 s`, `1 min 5 s`, `2 h 10 min`: for a time that was taken or is left. */
 export function describeSeconds(seconds: number): string {
   if (seconds < 9.95) return `${Number(seconds.toFixed(1))} s`;

@@ -1,9 +1,11 @@
 // The two ways a command that began a run ends: it says that the run is on, or it waits for its end and reports it.
 import type { BegunRun } from '../control/rotate-and-reencrypt.js';
+import { estimateAfterDryRun } from '../control/estimate.js';
 import { refuseUnlessComplete } from '../control/rotate-and-reencrypt.js';
 import type { RunReport } from '../control/runs.js';
 import { readStatus } from '../control/status.js';
 import type { Running } from './cli.js';
+import { dryRunWords, estimateLines } from './estimate-words.js';
 import { followRun } from './follow-run.js';
 import { kindTitle, runLines } from './run-words.js';
 import { noteMissingRunners, type Staff } from './staff.js';
@@ -19,6 +21,7 @@ export interface Ending {
 export async function endBegun(ending: Ending, begun: BegunRun): Promise<void> {
   const { running, staff, before } = ending;
   const { report } = begun;
+  if (begun.dryRun !== undefined) running.output.note(dryRunWords(begun.dryRun));
   if (begun.begin === 'joined')
     running.output.note(`run ${report.run_id}, ordered earlier, is not finished; going on with it`);
   if (begun.begin === 'done') {
@@ -34,7 +37,8 @@ export async function endBegun(ending: Ending, begun: BegunRun): Promise<void> {
   if (!staff.waits) {
     await noteMissingRunners(running);
     const next = `keyturn run watch ${report.run_id}`;
-    running.output.report({ ...before?.value, begin: begun.begin, ...report, next }, () => [
+    const value = { ...before?.value, begin: begun.begin, ...dryRunValue(begun), ...report, next };
+    running.output.report(value, () => [
       ...(before?.lines ?? []),
       `run ${report.run_id} ${begun.begin}: ${kindTitle(report.kind)} toward ${report.target_key}, ${report.targets.join(', ')}`,
       '',
@@ -43,9 +47,19 @@ export async function endBegun(ending: Ending, begun: BegunRun): Promise<void> {
     return;
   }
   await endWatched(
-    { ...ending, before: { value: { ...before?.value, begin: begun.begin }, lines: before?.lines ?? [] } },
+    {
+      ...ending,
+      before: {
+        value: { ...before?.value, begin: begun.begin, ...dryRunValue(begun) },
+        lines: before?.lines ?? [],
+      },
+    },
     report.run_id,
   );
+}
+
+function dryRunValue({ dryRun }: BegunRun): object {
+  return dryRun === undefined ? {} : { last_dry_run: dryRun };
 }
 
 /** Waits, reports, and throws what keeps the run from being a success. */
@@ -58,9 +72,11 @@ export async function endWatched({ running, staff, before, acceptFailures }: End
   );
   const report = await followRun({ context, output, runners: staff.runners }, id);
   const next = await nextAfter(running, report);
-  output.report({ ...before?.value, ...report, next }, () => [
+  const estimates = report.kind === 'dry_run' ? await estimateAfterDryRun(context, id) : undefined;
+  output.report({ ...before?.value, ...report, ...(estimates && { estimates }), next }, () => [
     ...(before?.lines ?? []),
     ...runLines(report, output),
+    ...(estimates === undefined ? [] : ['', 'the run it stands for', ...estimateLines(estimates)]),
     '',
     `next: ${next}`,
   ]);
@@ -75,6 +91,8 @@ async function nextAfter({ context }: Running, report: RunReport): Promise<strin
   ];
   const reencrypt = `keyturn reencrypt ${only.join(' ')} --wait`;
   if (report.kind === 'verify' && report.fields_stale > 0) return reencrypt;
+  if (report.kind === 'dry_run' && report.failures.length > 0)
+    return `keyturn quarantine list --run ${report.run_id}, mend what would fail, then keyturn reencrypt ${only.join(' ')} --dry-run --wait`;
   if (report.kind !== 'reencrypt' && report.failures.length > 0) return `mend what failed, then ${reencrypt}`;
   if (report.kind === 'dry_run' && report.fields_reencrypted > 0) return reencrypt;
   const { keyrings, next } = await readStatus(context);

@@ -5,6 +5,7 @@ import { addAuditCommands } from './commands/audit.js';
 import { addKeyCommands } from './commands/key.js';
 import { addOverviewCommands } from './commands/overview.js';
 import { addProcessCommands } from './commands/processes.js';
+import { addQuarantineCommands } from './commands/quarantine.js';
 import { addRunningCommands } from './commands/reencrypt.js';
 import { addRunCommands } from './commands/run.js';
 import { addTargetCommands } from './commands/target.js';
@@ -41,6 +42,7 @@ export function createProgram(
   addRunningCommands(program, cli);
   addRunCommands(program, cli);
   addAuditCommands(program, cli);
+  addQuarantineCommands(program, cli);
   addProcessCommands(program, cli);
   // Last, so that it does not become the help of every command.
   program.addHelpText('after', generalHelp);

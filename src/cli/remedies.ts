@@ -15,7 +15,9 @@ const remedies: Readonly<Record<string, string>> = {
     'its key was destroyed, so nothing can decrypt it any more: write the value again through the library, or set it to NULL',
   VERIFICATION_FAILED:
     'the new envelope did not decrypt to the same value and was not written: repeat it, and suspect the memory of the machine',
-  CONFLICTED_TOO_OFTEN: 'the application rewrote it at every visit: repeat keyturn reencrypt when it is quieter',
+  CONFLICTED_TOO_OFTEN: 'the application rewrote it at every visit: keyturn quarantine retry when it is quieter',
+  TIMEOUT:
+    'writing or reading the row took longer than 5 s, each time: look at the triggers of the table and at the size of the row, then keyturn quarantine retry',
 };
 
 export function remedyFor(cause: string): string {

@@ -4,6 +4,7 @@ import { KeyturnError } from '../errors.js';
 import { isFinished } from '../rotation/run.js';
 import type { Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
+import { readDryRun, refuseAfterFailedDryRun, type DryRunSummary } from './dry-run.js';
 import { chooseKeyring, isRotationDue, rotateKey, type KeyListing, type RotateOptions } from './keys.js';
 import { findRunToResume, orderRun, showRun, type RunReport, type RunRequest } from './runs.js';
 import { limitRun } from './steer-runs.js';
@@ -18,11 +19,14 @@ export interface BegunRun {
   /** `ordered`: a new run. `joined`: an unfinished one goes on. `done`: an earlier one has done it all already. */
   readonly begin: 'ordered' | 'joined' | 'done';
   readonly report: RunReport;
+  /** What the last dry run over the same rows found; undefined where the order is none to compare with one. */
+  readonly dryRun?: DryRunSummary | null;
 }
 
 /**
  * Orders a run, or joins the unfinished one that does the same, which then goes as this one was to: a second run over the
- * same rows would only get in its way. Throws RUN_STATE_REFUSED when that one is paused.
+ * same rows would only get in its way. Throws RUN_STATE_REFUSED when that one is paused, DRY_RUN_FAILED when a dry run has
+ * shown that cells would fail.
  */
 export async function beginReencrypt(
   context: ControlContext,
@@ -32,7 +36,13 @@ export async function beginReencrypt(
   await supply.require();
   const isWhole = request.kind === 'reencrypt' && request.target === undefined && request.scope === undefined;
   const earlier = isWhole ? await findEarlierRun(context, request.keyring) : undefined;
-  return begin(context, { request, earlier: earlier?.state === 'succeeded' ? undefined : earlier, supply });
+  const unfinished = earlier?.state === 'succeeded' ? undefined : earlier;
+  if (request.kind !== 'reencrypt' || unfinished !== undefined)
+    return begin(context, { request, earlier: unfinished, supply });
+  const dryRun = await readDryRun(context, request);
+  if (dryRun !== undefined && request.acceptFailures !== true && request.steering?.isEmergency !== true)
+    refuseAfterFailedDryRun(dryRun);
+  return { ...(await begin(context, { request, earlier: undefined, supply })), dryRun: dryRun ?? null };
 }
 
 export interface RotateAndReencryptOptions extends RotateOptions {

@@ -14,7 +14,7 @@ import { targetTitle, type Target } from '../rotation/target.js';
 import { findTable } from '../store/catalog.js';
 import { sqlstateOf, type Queryable } from '../store/database.js';
 import { hasLeader } from '../store/leadership.js';
-import { countBatches } from '../store/batches.js';
+import { countBatches, listTargetsOfBatches } from '../store/batches.js';
 import { getKeyring } from '../store/keys.js';
 import { listMembers } from '../store/members.js';
 import { listFailures } from '../store/quarantine.js';
@@ -26,6 +26,7 @@ import {
   listRuns as listRunRows,
   sumRun,
   type Run,
+  type RunOrder,
   type Steering,
 } from '../store/runs.js';
 import type { ControlContext } from './context.js';
@@ -42,6 +43,8 @@ export interface RunRequest {
   readonly steering?: SteeringChange | undefined;
   /** The finished run whose rest this one takes up. */
   readonly retries?: number | undefined;
+  /** The order stands although the last dry run found cells that would fail. */
+  readonly acceptFailures?: boolean;
   readonly reason: string | undefined;
 }
 
@@ -110,6 +113,13 @@ export interface RunReport {
 
 /** Creates a run toward the active key and returns its id at once. Throws PREFLIGHT_REFUSED for tables it cannot handle. */
 export async function orderRun(context: ControlContext, request: RunRequest): Promise<Run> {
+  const order = await prepareOrder(context, request);
+  const id = await context.database.transaction((client) => insertRun(client, order));
+  return getRun(context.database, id);
+}
+
+/** Everything that may refuse a run, before it is created. */
+export async function prepareOrder(context: ControlContext, request: RunRequest): Promise<RunOrder> {
   const { database } = context;
   const keyring = await chooseKeyring(database, request.keyring);
   const active = keyring.keys.find((key) => key.state === 'active');
@@ -150,8 +160,7 @@ export async function orderRun(context: ControlContext, request: RunRequest): Pr
       { keyring: keyring.name },
     );
   }
-  const id = await database.transaction((client) => insertRun(client, order));
-  return getRun(database, id);
+  return order;
 }
 
 const highestPriority = emergencyPriority - 1;
@@ -303,7 +312,8 @@ async function report(context: ControlContext, run: Run): Promise<RunReport> {
   const { database } = context;
   const totals = await sumRun(database, run);
   const failures = await listFailures(database, run.id);
-  const targets = await targetsOfRun(database, run);
+  const visited = run.onlyCells ? new Set(await listTargetsOfBatches(database, run.id)) : undefined;
+  const targets = (await targetsOfRun(database, run)).filter((target) => visited?.has(target.id) !== false);
   const keyring = await getKeyring(database, run.keyringName);
   const key = keyring.keys.find((candidate) => candidate.id === run.targetKeyId);
   const { outcome } = totals;

@@ -3,15 +3,16 @@
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
-import { isFinished } from '../rotation/run.js';
 import { getKeyring, listKeyringNames } from '../store/keys.js';
 import { hasLeader } from '../store/leadership.js';
 import { listMembers, type MemberRow } from '../store/members.js';
 import { findQueueRecord } from '../store/queue-record.js';
 import { listRegistered } from '../store/registry.js';
-import { findRunToward, type Run } from '../store/runs.js';
+import { countUnresolved } from '../store/quarantine.js';
+import { findRunToward, listUnfinishedRuns, sumRun, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
-import { listRuns, type RunReport } from './runs.js';
+import { nextCommand, nothingToDo } from './next-command.js';
+import { findRunners, listRuns, type RunReport } from './runs.js';
 
 export interface KeyringStatus {
   readonly keyring: string;
@@ -25,6 +26,8 @@ export interface KeyringStatus {
   readonly laggards: readonly string[];
   /** State of the newest run toward the active key. */
   readonly last_run: { readonly run_id: number; readonly state: string; readonly verified_at: string | null } | null;
+  /** Cells that failed and are not resolved. */
+  readonly cells_in_quarantine: number;
   readonly next: string;
 }
 
@@ -46,9 +49,10 @@ export interface StatusReport {
 export async function readStatus(context: ControlContext): Promise<StatusReport> {
   const { database } = context;
   const members = await listMembers(database);
+  const unfinished = (await listUnfinishedRuns(database)).filter((run) => run.kind === 'reencrypt');
   const keyrings: KeyringStatus[] = [];
   for (const name of await listKeyringNames(database))
-    keyrings.push(await keyringStatus(context, await getKeyring(database, name), members));
+    keyrings.push(await keyringStatus(context, await getKeyring(database, name), members, unfinished));
   const runs = await listRuns(context, 5);
   const queue = await findQueueRecord(database);
   const next = keyrings.map((keyring) => keyring.next).find((command) => command !== nothingToDo) ?? nothingToDo;
@@ -67,12 +71,11 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
   };
 }
 
-const nothingToDo = 'nothing to do';
-
 async function keyringStatus(
   context: ControlContext,
   keyring: StoredKeyring,
   members: readonly MemberRow[],
+  unfinished: readonly Run[],
 ): Promise<KeyringStatus> {
   const { database } = context;
   const active = keyring.keys.find((key) => key.state === 'active');
@@ -91,6 +94,7 @@ async function keyringStatus(
           writesWithKeyId: Number(active.id),
           expectedMembers: context.config.expectMembers,
         });
+  const quarantined = await countUnresolved(database, keyring.id);
   const targets = (await listRegistered(database)).filter((target) => target.keyringId === keyring.id).length;
   return {
     keyring: keyring.name,
@@ -106,36 +110,26 @@ async function keyringStatus(
       lastRun === undefined
         ? null
         : { run_id: lastRun.id, state: lastRun.state, verified_at: lastRun.verifiedAt?.toISOString() ?? null },
-    next: nextCommand(keyring, {
-      staged: staged !== undefined,
-      decryptOnly: decryptOnly.map((key) => String(key.id)),
-      lastRun,
-      laggards: laggards.length,
+    cells_in_quarantine: quarantined,
+    next: nextCommand({
+      keyring: keyring.name,
+      isStaged: staged !== undefined,
+      oldestDecryptOnly: decryptOnly[0] === undefined ? undefined : String(decryptOnly[0].id),
       targets,
+      unfinished:
+        unfinished.find((run) => run.keyringId === keyring.id && run.state === 'paused') ??
+        unfinished.find((run) => run.keyringId === keyring.id),
+      lastRun,
+      isStaleSince: await isStaleSince(context, lastRun),
+      quarantined,
+      runners: await findRunners(context),
     }),
   };
 }
 
-/** The one command that is safe and useful now. */
-function nextCommand(
-  keyring: StoredKeyring,
-  seen: {
-    staged: boolean;
-    decryptOnly: readonly string[];
-    lastRun: Run | undefined;
-    laggards: number;
-    targets: number;
-  },
-): string {
-  const which = `--keyring ${keyring.name}`;
-  if (seen.staged) return `keyturn key activate ${which}`;
-  if (seen.lastRun?.state === 'paused')
-    return `keyturn run show ${seen.lastRun.id}, then keyturn run resume ${seen.lastRun.id}`;
-  if (seen.lastRun !== undefined && !isFinished(seen.lastRun.state)) return `keyturn run watch ${seen.lastRun.id}`;
-  const [oldest] = seen.decryptOnly;
-  if (oldest === undefined || seen.targets === 0) return nothingToDo;
-  if (seen.lastRun?.state === 'succeeded') return `keyturn key retire ${oldest} ${which}`;
-  if (seen.lastRun?.state === 'completed_with_failures')
-    return `keyturn run show ${seen.lastRun.id}, mend what failed, then keyturn reencrypt ${which} --wait`;
-  return `keyturn reencrypt ${which} --wait`;
+/** Whether a scan of the whole keyring, newer than the run, found cells that do not name the active key. */
+async function isStaleSince({ database }: ControlContext, lastRun: Run | undefined): Promise<boolean> {
+  if (lastRun === undefined) return false;
+  const scan = await findRunToward(database, lastRun.keyringId, lastRun.targetKeyId, 'verify');
+  return scan !== undefined && scan.id > lastRun.id && (await sumRun(database, scan)).staleCells > 0;
 }

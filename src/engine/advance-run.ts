@@ -1,10 +1,11 @@
 // One step of a run: from what its batches and members say now to its next state. Called every tick by the supervisor
 // that leads; each step is one short transaction, so a supervisor killed anywhere leaves a run that the next one goes on
 // with.
-import { causeToPauseFor } from '../rotation/breaker.js';
+import { causeToPauseFor, mostBatchesToJudge, whyPaused } from '../rotation/breaker.js';
 import { findLaggards } from '../rotation/convergence.js';
 import { dispatchWindow } from '../rotation/pace.js';
 import { maxRounds, type RunKind, type RunState } from '../rotation/run.js';
+import { isLockState, maxAttempts } from '../rotation/slice-failure.js';
 import { cancelPending, countBatches, countPendingRanges, latestFailures, recallDispatched } from '../store/batches.js';
 import type { Database, Queryable } from '../store/database.js';
 import { stillLeads, type Leadership } from '../store/leadership.js';
@@ -52,8 +53,9 @@ async function begin(supervision: Supervision, run: Run, rests: string | undefin
   if (waiting !== undefined) return setHeldBack(database, run, waiting);
   await leading(supervision, async (client) => {
     const pass = run.pass + 1;
-    if (await moveRunIfState(client, run, { to: run.kind === 'verify' ? 'verifying' : 'running', pass }))
-      await beginPass(client, run, pass);
+    const isMoved = await moveRunIfState(client, run, { to: run.kind === 'verify' ? 'verifying' : 'running', pass });
+    // Its batches were written with the order.
+    if (isMoved && !run.onlyCells) await beginPass(client, run, pass);
   });
 }
 
@@ -104,7 +106,8 @@ async function isPassSettled(database: Queryable, run: Run): Promise<boolean> {
 }
 
 async function moveAfterPass(client: Queryable, run: Run): Promise<RunMove> {
-  if (run.state === 'running' && run.kind === 'reencrypt') return { to: 'verifying', pass: run.pass + 1 };
+  if (run.state === 'running' && run.kind === 'reencrypt' && !run.onlyCells)
+    return { to: 'verifying', pass: run.pass + 1 };
   const failures = await listFailures(client, run.id);
   const { staleCells } = await sumRun(client, run);
   // The repair batches of the next round were written by the scan, as batches of the next pass.
@@ -151,26 +154,25 @@ async function startOver(client: Queryable, run: Run, cause: string): Promise<vo
 async function tripped(supervision: Supervision, run: Run): Promise<boolean> {
   const { database } = supervision;
   const cause =
-    causeToPauseFor(await latestFailures(database, run.id, run.pass, 3)) ?? (await stuckCause(database, run));
+    causeToPauseFor(await latestFailures(database, run.id, run.pass, mostBatchesToJudge)) ??
+    (await stuckCause(database, run));
   if (cause === undefined) return false;
-  const remedy = cause.startsWith('KEY_RETIRED')
-    ? `; the key is needed: keyturn key restore ${cause.split(' ')[1] ?? ''}, then keyturn run resume ${run.id}`
-    : `; mend it, then keyturn run resume ${run.id}`;
   return leading(supervision, async (client) => {
-    await moveRunIfState(client, run, { to: 'pausing', cause: `${cause}${remedy}` });
+    await moveRunIfState(client, run, { to: 'pausing', cause: whyPaused(cause, run.id) });
   });
 }
 
-const maxAttempts = 5;
-
-/** The cause of a batch that was handed back time after time; a retired key is enough at once. */
+/**
+ * The cause of a batch that was handed back time after time; a retired key is enough at once. A batch that waits for locks
+ * of the application waits on, however long it takes.
+ */
 async function stuckCause(database: Queryable, run: Run): Promise<string | undefined> {
   const { rows } = await database.query(
     `SELECT last_error FROM keyturn.batch WHERE run_id = $1 AND pass = $2 AND state = 'pending' AND last_error IS NOT NULL
-       AND (attempts >= $3 OR (attempts > 0 AND last_error LIKE 'KEY_RETIRED %')) LIMIT 1`,
+       AND (attempts >= $3 OR (attempts > 0 AND last_error LIKE 'KEY_RETIRED %')) ORDER BY id`,
     [run.id, run.pass, maxAttempts],
   );
-  return rows[0] === undefined ? undefined : String(rows[0][0]);
+  return rows.map((row) => String(row[0])).find((cause) => !isLockState(cause.split(' ')[1] ?? ''));
 }
 
 /** Takes back what is only queued; when no worker has a batch of the run in hand the request is settled. */

@@ -32,6 +32,17 @@ export async function releaseAfter(services: BatchServices, batch: ClaimedBatch,
     : { end: 'lost' };
 }
 
+/** A server that answers that its disk is full can still be told; one that is away cannot. */
+function isOutage(error: KeyturnError): boolean {
+  return error.code === 'DATABASE_UNAVAILABLE' && sqlstateOf(error)?.startsWith('53') !== true;
+}
+
+/** As the batch keeps it: a code, and the SQLSTATE where the database had one. */
+export function describeCause(error: KeyturnError): string {
+  const sqlstate = sqlstateOf(error);
+  return sqlstate === undefined ? error.code : `${error.code} ${sqlstate}`;
+}
+
 async function causeOf(
   services: BatchServices,
   batch: ClaimedBatch,
@@ -42,10 +53,9 @@ async function causeOf(
     await services.keyrings.refresh(batch.run.keyringName);
     return { cause: `${error.reason} ${error.keyId}`, delayMs: 1_000 };
   }
-  if (!(error instanceof KeyturnError) || error.code === 'DATABASE_UNAVAILABLE') throw error;
-  const sqlstate = sqlstateOf(error);
+  if (!(error instanceof KeyturnError) || isOutage(error)) throw error;
   return {
-    cause: sqlstate === undefined ? error.code : `${error.code} ${sqlstate}`,
+    cause: describeCause(error),
     delayMs: Math.min(30_000, 500 * 2 ** batch.attempts),
   };
 }

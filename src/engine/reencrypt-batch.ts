@@ -7,10 +7,12 @@
 //
 // Who is right after a crash: PostgreSQL. Before the commit nothing happened and the next worker reads the same slice;
 // after it the cursor stands behind the slice. A worker that lost its lease finds zero batch rows to advance and rolls
-// back. A dry run takes the same way without lock and rewrite.
+// back. A dry run takes the same way without lock and rewrite. What a slice that fails asks for is decided in
+// rotation/slice-failure.ts; split-batch.ts takes a batch apart around rows that cannot be moved.
 import { isKeyturnError, KeyturnError } from '../errors.js';
 import type { Keyring } from '../keys/keyring.js';
 import { countRows, type CellOutcome } from '../rotation/outcome.js';
+import { judgeSlice, quarantineCause, type SliceRemedy } from '../rotation/slice-failure.js';
 import {
   followUpDelayMs,
   initialSlicePace,
@@ -25,28 +27,33 @@ import { advanceIfLeased, finishIfLeased, insertBatch, type CellList, type Claim
 import type { CellRow } from '../store/cell-row.js';
 import { createCellStore, sliceSettings, type CellStore, type Positions } from '../store/cells.js';
 import { sqlstateOf, type Queryable } from '../store/database.js';
-import { quarantineCells, type QuarantinedCell } from '../store/quarantine.js';
+import { hasUnresolved, quarantineCells, type QuarantinedCell } from '../store/quarantine.js';
 import { getTarget } from '../store/registry.js';
 import { Blocked, LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
 import { rest } from './rest.js';
+import { resolveSettled } from './resolve-settled.js';
 import type { BatchEnd, BatchServices } from './services.js';
+import { splitBatch } from './split-batch.js';
 import { cellCodes, treatRows, type TreatedRows } from './treat-rows.js';
 
 /** A worker stopped between two statements must keep neither application rows locked nor a snapshot open: the server ends it. */
 export const endsWhenIdle = `SET LOCAL idle_in_transaction_session_timeout = '10s'`;
-export const beginRead = `BEGIN READ ONLY; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL statement_timeout = '30s'`;
-const beginWrite = `BEGIN; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '5s'; SET LOCAL synchronous_commit = off; SET LOCAL keyturn.active = '1'`;
+/** Whatever a statement waits for, it ends while the batch is still leased, so that its cause can be told. */
+export const beginRead = `BEGIN READ ONLY; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'`;
+const beginWrite = (timeoutMs: number): string =>
+  `BEGIN; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = ${timeoutMs}; SET LOCAL synchronous_commit = off; SET LOCAL keyturn.active = '1'`;
+const writeTimeoutMs = 5_000;
 
 const maxSliceBytes = 2_000_000;
 /** Until the width of rows is known. */
 const firstSliceRows = 50;
-const maxTransientRetries = 5;
 
 interface ReadSlice {
   readonly rows: readonly CellRow[];
   /** Columns to visit per row; undefined for all. */
   readonly visited: readonly (readonly boolean[])[] | undefined;
-  readonly before: RowKey | undefined;
+  /** Rows that were listed and are no more. */
+  readonly gone: readonly RowKey[];
   readonly cursor: RowKey;
   readonly isLast: boolean;
   readonly readMs: number;
@@ -61,6 +68,12 @@ interface Visit {
   readonly batch: ClaimedBatch;
   readonly target: Target;
   readonly store: CellStore;
+  /** Cells of the target were in quarantine when the visit began, so that some may be settled by it. */
+  readonly mayResolve: boolean;
+  /** Behind the last slice that is settled. */
+  cursor: RowKey | undefined;
+  /** How often the slice behind the cursor was tried. */
+  tries: number;
   pace: SlicePace;
   /** From the bytes per row seen so far. */
   rowLimit: number;
@@ -95,6 +108,9 @@ export async function reencryptBatch(
         batch,
         target,
         store: createCellStore(target),
+        mayResolve: batch.kind === 'reencrypt' && (await hasUnresolved(services.database, target.id)),
+        cursor: batch.cursor,
+        tries: 0,
         pace: initialSlicePace,
         rowLimit: firstSliceRows,
         standing: batch.standing,
@@ -116,28 +132,30 @@ async function finish(services: BatchServices, batch: ClaimedBatch): Promise<Bat
 
 async function walk(visit: Visit, signal: AbortSignal): Promise<BatchEnd> {
   const { services, batch } = visit;
-  let transientRetries = 0;
   let restedAtMs = performance.now();
-  startBehind(visit, batch.cursor);
-  let slice = await takePrepared(visit);
-  while (slice !== undefined) {
-    if (signal.aborted) return releaseToStop(services, batch);
+  startBehind(visit, visit.cursor);
+  for (;;) {
+    let slice: PreparedSlice | undefined;
+    visit.tries++;
     try {
+      slice = await takeNext(visit);
+      if (slice === undefined) return await finish(services, batch);
+      if (signal.aborted) return await releaseToStop(services, batch);
       visit.standing = await write(visit, slice);
     } catch (error) {
-      await makeReadyToRepeat(visit, slice, error, ++transientRetries);
-      slice = await takePrepared(visit);
+      const ended = await recover(visit, slice?.rows.length ?? sliceLimit(visit), error);
+      if (ended !== undefined) return ended;
+      startBehind(visit, visit.cursor);
       continue;
     }
-    transientRetries = 0;
+    visit.cursor = slice.cursor;
+    visit.tries = 0;
     await services.reachPoint('batch.after_commit');
     if (!slice.isLast && !mayGoOn(visit.standing)) return releaseToStop(services, batch);
     await rest(visit.standing, { rows: slice.rows.length, workMs: performance.now() - restedAtMs }, signal);
     restedAtMs = performance.now();
     if (slice.isLast) return { end: 'done' };
-    slice = await takeNext(visit, slice.cursor);
   }
-  return finish(services, batch);
 }
 
 /** Drops what was prepared and begins anew behind `after`. */
@@ -167,31 +185,47 @@ async function takePrepared(visit: Visit): Promise<PreparedSlice | undefined> {
   return visit.ahead.shift()?.prepared;
 }
 
-/** The slice behind `cursor`; one that was prepared before the run was limited to fewer rows is read anew, smaller. */
-async function takeNext(visit: Visit, cursor: RowKey): Promise<PreparedSlice | undefined> {
+/** The next slice; one that was prepared before the run was limited to fewer rows is read anew, smaller. */
+async function takeNext(visit: Visit): Promise<PreparedSlice | undefined> {
   const prepared = await takePrepared(visit);
   if (prepared === undefined || !exceedsShare(visit.standing, prepared.rows.length)) return prepared;
-  startBehind(visit, cursor);
+  startBehind(visit, visit.cursor);
   return takePrepared(visit);
 }
 
-/** Lock and statement timeouts, deadlocks, serialisation failures: the slice is tried again, smaller. */
-const transientStates = new Set(['57014', '55P03', '40P01', '40001']);
-/** Statement classes that the data of one row can cause: too long, out of range, a constraint, a raising trigger. */
-const dataClasses = new Set(['22', '23', 'P0']);
-
-/** After a failed write: the same slice again, smaller. Throws what trying again cannot mend. */
-async function makeReadyToRepeat(visit: Visit, slice: PreparedSlice, error: unknown, retries: number): Promise<void> {
-  const sqlstate = sqlstateOf(error) ?? '';
-  if (transientStates.has(sqlstate) && retries <= maxTransientRetries) {
-    visit.pace = paceAfterTimeout(visit.pace);
-    await delay(50 + Math.random() * Math.min(2_000, 50 * 2 ** retries));
-  } else if (dataClasses.has(sqlstate.slice(0, 2)) && slice.rows.length > 1) {
-    visit.careful = Math.ceil(slice.rows.length / 2);
-  } else {
-    throw error;
+/**
+ * After a slice of about `rows` rows failed: undefined where the same rows are to be tried again, else how the visit
+ * ended. Throws what is not about these rows.
+ */
+async function recover(visit: Visit, rows: number, error: unknown): Promise<BatchEnd | undefined> {
+  switch (remedyFor(visit, rows, error)) {
+    case 'repeat':
+      visit.pace = paceAfterTimeout(visit.pace);
+      await delay(50 + Math.random() * Math.min(2_000, 50 * 2 ** visit.tries));
+      return undefined;
+    case 'narrow':
+      visit.careful = Math.ceil(rows / 2);
+      return undefined;
+    case 'split':
+    case 'quarantine':
+      return splitBehind(visit, rows, error);
+    case 'hand back':
+      throw error;
   }
-  startBehind(visit, slice.before);
+}
+
+function remedyFor(visit: Visit, rows: number, error: unknown): SliceRemedy {
+  return judgeSlice({ sqlstate: sqlstateOf(error), rows, tries: visit.tries, attempts: visit.batch.attempts });
+}
+
+async function splitBehind(visit: Visit, rows: number, error: unknown): Promise<BatchEnd | undefined> {
+  if (!isKeyturnError(error)) throw error;
+  const { services, batch, target, store } = visit;
+  const split = await splitBatch({ services, batch, target, store }, visit.cursor, rows, error);
+  if ('end' in split) return split;
+  visit.cursor = split.passed;
+  visit.tries = 0;
+  return undefined;
 }
 
 function delay(milliseconds: number): Promise<void> {
@@ -214,9 +248,13 @@ async function treat(visit: Visit, slice: ReadSlice): Promise<PreparedSlice> {
   return { ...slice, treated };
 }
 
+function sliceLimit(visit: Visit): number {
+  return Math.min(visit.careful ?? visit.pace.rows, visit.rowLimit, mostSliceRows(visit.standing));
+}
+
 async function read(visit: Visit, after: RowKey | undefined): Promise<ReadSlice | undefined> {
   const { services, batch } = visit;
-  const limit = Math.min(visit.careful ?? visit.pace.rows, visit.rowLimit, mostSliceRows(visit.standing));
+  const limit = sliceLimit(visit);
   const startedAt = performance.now();
   const found = await services.database.transaction(
     (client) =>
@@ -225,10 +263,10 @@ async function read(visit: Visit, after: RowKey | undefined): Promise<ReadSlice 
         : readList(visit, client, batch.cells, after, limit),
     beginRead,
   );
-  return found === undefined ? undefined : { ...found, before: after, readMs: performance.now() - startedAt };
+  return found === undefined ? undefined : { ...found, readMs: performance.now() - startedAt };
 }
 
-type FoundSlice = Omit<ReadSlice, 'before' | 'readMs'>;
+type FoundSlice = Omit<ReadSlice, 'readMs'>;
 
 async function readRange(
   visit: Visit,
@@ -239,7 +277,9 @@ async function readRange(
   const { batch, store } = visit;
   const rows = await store.readRange(client, { after: after ?? batch.after, upto: batch.upto }, limit, batch.run.scope);
   const last = rows.at(-1);
-  return last === undefined ? undefined : { rows, visited: undefined, cursor: last.key, isLast: rows.length < limit };
+  return last === undefined
+    ? undefined
+    : { rows, visited: undefined, gone: [], cursor: last.key, isLast: rows.length < limit };
 }
 
 /** A list's cursor is the number of its rows settled; rows gone by now are not examined. */
@@ -260,11 +300,13 @@ async function readList(
   const columnsOf = new Map(
     wanted.map((row) => [keyName(row.key), new Set(row.columns.map((position) => list.columns[position]))]),
   );
+  const found = new Set(rows.map((row) => keyName(row.key)));
   return {
     rows,
     visited: rows.map((row) =>
       visit.target.columns.map((column) => columnsOf.get(keyName(row.key))?.has(column.id) === true),
     ),
+    gone: wanted.map((row) => row.key).filter((key) => !found.has(keyName(key))),
     cursor: [String(settled + wanted.length)],
     isLast: settled + wanted.length >= list.rows.length,
   };
@@ -290,18 +332,19 @@ async function keyringFor(services: BatchServices, batch: ClaimedBatch): Promise
 /** Writes one slice in one transaction and answers how things stand. Throws LeaseLost after rolling back. */
 async function write(visit: Visit, slice: PreparedSlice): Promise<Standing> {
   const { services, batch } = visit;
+  const begin = beginWrite(services.writeTimeoutMs ?? writeTimeoutMs);
   const startedAt = performance.now();
   try {
-    return await services.database.transaction((client) => writeIn(client, visit, slice, startedAt), beginWrite);
+    return await services.database.transaction((client) => writeIn(client, visit, slice, startedAt), begin);
   } catch (error) {
-    if (slice.rows.length !== 1 || !dataClasses.has((sqlstateOf(error) ?? '').slice(0, 2))) throw error;
-    // One row whose new envelope the database refuses: quarantined with the SQLSTATE, the rest of the batch goes on.
+    if (slice.rows.length !== 1 || remedyFor(visit, 1, error) !== 'quarantine') throw error;
+    // One row whose new envelope the database refuses: quarantined with the cause, the rest of the batch goes on.
     visit.careful = undefined;
-    const cause = `REFUSED_${sqlstateOf(error)}`;
+    const cause = quarantineCause(sqlstateOf(error));
     return await services.database.transaction(
       (client) =>
         settle(client, visit, slice, { unwritten: new Set(slice.treated.stale), refusedFor: cause, startedAt }),
-      beginWrite,
+      begin,
     );
   } finally {
     const seconds = (performance.now() - startedAt) / 1000;
@@ -409,6 +452,7 @@ async function settle(
     ...failuresOf(target, slice),
     ...given,
   ]);
+  if (visit.mayResolve) await resolveSettled(client, target, slice, settlement.unwritten);
   if (failedFor === undefined && unwritten.length > 0) await insertFollowUp(client, visit, unwritten);
   await services.reachPoint('batch.before_commit');
   const advanced = await advanceIfLeased(client, {

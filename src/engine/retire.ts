@@ -11,6 +11,7 @@ import { listApplicationColumns, type ApplicationColumn } from '../store/catalog
 import { countNaming, countStrays, type NamingCount } from '../store/census.js';
 import { readOnlySnapshot, type Database, type Queryable } from '../store/database.js';
 import { listMembers } from '../store/members.js';
+import { countUnresolved } from '../store/quarantine.js';
 import { listTargets } from '../store/registry.js';
 import { findLaggards } from '../rotation/convergence.js';
 import { formatOf } from './cells-of-target.js';
@@ -41,6 +42,7 @@ export async function proveUnused(
 ): Promise<RetirementProof> {
   const { onProgress } = options;
   await refuseWhileWritten(database, keyring, key);
+  await refuseWhileQuarantined(database, keyring, key);
   await waitForOlderTransactions(database, options);
   onProgress(
     `scanning every registered column and every text, bytea and jsonb column for ${keyTitle(keyring.name, key)}`,
@@ -68,6 +70,17 @@ async function refuseWhileWritten(database: Queryable, keyring: StoredKeyring, k
       keyId: String(key.id),
       members: laggards.map(({ member }) => member),
     },
+  );
+}
+
+/** Somebody has to have looked at every cell that failed; that none of them names the key is for the scan to prove. */
+async function refuseWhileQuarantined(database: Queryable, keyring: StoredKeyring, key: StoredKey): Promise<void> {
+  const cells = await countUnresolved(database, keyring.id);
+  if (cells === 0) return;
+  throw new KeyturnError(
+    'KEY_IN_USE',
+    `${keyTitle(keyring.name, key)} cannot retire: ${cells} cells of its keyring are in quarantine; see: keyturn quarantine list; mend and retry them, or keyturn quarantine resolve`,
+    { keyId: String(key.id) },
   );
 }
 

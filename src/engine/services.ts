@@ -29,6 +29,8 @@ export interface BatchServices {
   readonly keyrings: KeyringSource;
   readonly memberId: string;
   readonly reachPoint: ReachPoint;
+  /** How long one statement of a slice's write may take; default 5 s. */
+  readonly writeTimeoutMs?: number;
 }
 
 /** How a worker's visit to a batch ended. Only `done` settles the batch; the ledger knows the rest. */
@@ -37,4 +39,6 @@ export type BatchEnd =
   /** The lease was lost: another worker has the batch, nothing of the last slice was written. */
   | { readonly end: 'lost' }
   | { readonly end: 'released'; readonly cause: string }
+  /** Two batches have taken its place, so that the rows that fail are found and the others go on. */
+  | { readonly end: 'split'; readonly cause: string }
   | { readonly end: 'stopped' };

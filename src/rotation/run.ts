@@ -25,8 +25,8 @@ export const runMoves: Readonly<Record<RunState, readonly RunState[]>> = {
   ],
   running: [
     'verifying', // every batch of the pass is done
-    'succeeded', // a dry run or verify run is done, nothing failed
-    'completed_with_failures', // a dry run is done, some cells failed
+    'succeeded', // a dry run, or a retry of quarantined cells, is done and nothing failed
+    'completed_with_failures', // likewise, and some cells failed
     'pausing', // pause was asked for, a key was retired, or one cause failed batch after batch
     'cancelling', // cancel was asked for
     'failed', // its target key is no longer active and rounds are spent

@@ -183,6 +183,16 @@ export async function finishIfLeased(client: Queryable, batch: ClaimedBatch): Pr
   return rowCount === 1;
 }
 
+/** Ends a batch where it stands, for others that take its rest. False when the lease was lost. */
+export async function splitIfLeased(client: Queryable, batch: ClaimedBatch, error: string): Promise<boolean> {
+  const { rowCount } = await client.query(
+    `UPDATE keyturn.batch SET state = 'split', lease_token = NULL, last_error = $3, finished_at = clock_timestamp()
+     WHERE id = $1 AND lease_token = $2 AND state = 'running'`,
+    [batch.id, batch.leaseToken, error],
+  );
+  return rowCount === 1;
+}
+
 /** Hands a batch back with its cursor; it is dispatched again after `delayMs`. */
 export async function releaseIfLeased(
   client: Queryable,
@@ -209,6 +219,7 @@ export interface PlannedBatch {
   readonly cells?: CellList | undefined;
   readonly follows?: number | undefined;
   readonly depth?: number | undefined;
+  readonly attempts?: number | undefined;
   readonly delayMs?: number | undefined;
 }
 
@@ -218,8 +229,8 @@ export async function insertBatch(client: Queryable, batch: PlannedBatch): Promi
     rows: batch.cells.rows.map(({ columns, key }) => [columns, ...key]),
   };
   await client.query(
-    `INSERT INTO keyturn.batch (run_id, pass, target_id, kind, after_key, upto_key, cells, follows, depth, not_before)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp() + make_interval(secs => $10))`,
+    `INSERT INTO keyturn.batch (run_id, pass, target_id, kind, after_key, upto_key, cells, follows, depth, attempts, not_before)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, clock_timestamp() + make_interval(secs => $11))`,
     [
       batch.runId,
       batch.pass,
@@ -230,6 +241,7 @@ export async function insertBatch(client: Queryable, batch: PlannedBatch): Promi
       cells === undefined ? null : JSON.stringify(cells),
       batch.follows ?? null,
       batch.depth ?? 0,
+      batch.attempts ?? 0,
       (batch.delayMs ?? 0) / 1000,
     ],
   );
@@ -355,6 +367,12 @@ export async function countBatches(database: Queryable, runId: number, pass: num
   return { pending: pending ?? 0, dispatched: dispatched ?? 0, running: running ?? 0, done: done ?? 0 };
 }
 
+/** Ids of the targets that a run has batches for. */
+export async function listTargetsOfBatches(database: Queryable, runId: number): Promise<readonly string[]> {
+  const { rows } = await database.query('SELECT DISTINCT target_id FROM keyturn.batch WHERE run_id = $1', [runId]);
+  return rows.map((row) => String(row[0]));
+}
+
 /** Rows per second over the last finished batches of a run, per worker; undefined before the first. */
 export async function recentThroughput(database: Queryable, runId: number, kind: RunKind): Promise<number | undefined> {
   const { rows } = await database.query(
@@ -366,7 +384,7 @@ export async function recentThroughput(database: Queryable, runId: number, kind:
   return typeof value === 'number' ? value : undefined;
 }
 
-/** Cells by failure cause of the latest batches that a pass has finished since the run was last resumed, newest first. */
+/** Cells by failure cause of the latest ranges that a pass has finished since the run was last resumed, newest first. */
 export async function latestFailures(
   database: Queryable,
   runId: number,
@@ -376,7 +394,7 @@ export async function latestFailures(
   const { rows } = await database.query(
     `SELECT b.cells_examined, coalesce((SELECT jsonb_object_agg(cause, n) FROM (SELECT q.cause, count(*) AS n FROM keyturn.quarantine q WHERE q.batch_id = b.id GROUP BY q.cause) c), '{}')
      FROM keyturn.batch b JOIN keyturn.run r ON r.id = b.run_id
-     WHERE b.run_id = $1 AND b.pass = $2 AND b.state = 'done' AND b.cells_examined > 0 AND b.finished_at > coalesce(r.resumed_at, '-infinity')
+     WHERE b.run_id = $1 AND b.pass = $2 AND b.state = 'done' AND b.cells IS NULL AND b.cells_examined > 0 AND b.finished_at > coalesce(r.resumed_at, '-infinity')
      ORDER BY b.finished_at DESC LIMIT $3`,
     [runId, pass, limit],
   );

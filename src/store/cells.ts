@@ -33,6 +33,8 @@ export interface CellStore {
     rows: number,
     scope: string | undefined,
   ): Promise<RowKey | undefined>;
+  /** The keys of the next `rows` rows of the range; from the index, so that a row that cannot be read does not hinder. */
+  keysOfNext(client: Queryable, range: KeyRange, rows: number, scope: string | undefined): Promise<readonly RowKey[]>;
   /** The highest key now; undefined for an empty table. */
   highestKey(client: Queryable): Promise<RowKey | undefined>;
   /** The planner's estimate, which knows the size of a table that was never analysed. */
@@ -166,6 +168,14 @@ export function createCellStore(target: Target): CellStore {
         parameters,
       );
       return found[0] as RowKey | undefined;
+    },
+    async keysOfNext(client, range, rows, scope) {
+      const { sql, parameters } = where(range, scope);
+      const { rows: found } = await client.query(
+        `SELECT ${keyTexts} FROM ${table} t${sql} ORDER BY ${keyOrder} LIMIT ${rows}`,
+        parameters,
+      );
+      return found as readonly RowKey[];
     },
     async highestKey(client) {
       const { rows } = await client.query(

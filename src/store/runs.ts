@@ -23,6 +23,8 @@ export interface Run {
   readonly targetId: string | undefined;
   readonly scope: string | undefined;
   readonly deep: boolean;
+  /** Visits listed cells and nothing else; no scan follows. */
+  readonly onlyCells: boolean;
   readonly pass: number;
   readonly round: number;
   /** In words, why the run is not going on. */
@@ -42,7 +44,7 @@ export interface Run {
   readonly readAt: Date;
 }
 
-const runSelect = `SELECT r.id, r.kind, r.state, r.resume_state, r.keyring_id, k.name, r.target_key_id, r.generation, r.target_id, r.scope, r.deep, r.pass, r.round,
+const runSelect = `SELECT r.id, r.kind, r.state, r.resume_state, r.keyring_id, k.name, r.target_key_id, r.generation, r.target_id, r.scope, r.deep, r.only_cells, r.pass, r.round,
   r.held_back_by, r.reason, r.requested_by, r.created_at, r.started_at, r.verified_at, r.finished_at,
   r.priority, r.retries, clock_timestamp(), ${limitColumns}
   FROM keyturn.run r JOIN keyturn.keyring k ON k.id = r.keyring_id`;
@@ -62,6 +64,7 @@ function runOf(row: Row): Run {
     targetId,
     scope,
     deep,
+    onlyCells,
     pass,
     round,
     heldBackBy,
@@ -88,6 +91,7 @@ function runOf(row: Row): Run {
     targetId: targetId === null ? undefined : String(targetId),
     scope: scope === null ? undefined : String(scope),
     deep: deep === true,
+    onlyCells: onlyCells === true,
     pass: Number(pass),
     round: Number(round),
     heldBackBy: heldBackBy === null ? undefined : String(heldBackBy),
@@ -115,14 +119,15 @@ export interface RunOrder {
   readonly limits: RunLimits;
   readonly priority: number;
   readonly retries: number | undefined;
+  readonly onlyCells?: boolean | undefined;
   readonly reason: string | undefined;
 }
 
 export async function insertRun(client: Queryable, order: RunOrder): Promise<number> {
   const { rows } = await client.query(
-    `INSERT INTO keyturn.run (kind, state, keyring_id, target_key_id, generation, target_id, scope, deep, reason, retries,
-       priority, emergency, max_rows_per_second, max_workers, hours_from, hours_to, hours_zone)
-     VALUES ($1, 'pending', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id`,
+    `INSERT INTO keyturn.run (kind, state, keyring_id, target_key_id, generation, target_id, scope, deep, only_cells, reason,
+       retries, priority, emergency, max_rows_per_second, max_workers, hours_from, hours_to, hours_zone)
+     VALUES ($1, 'pending', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) RETURNING id`,
     [
       order.kind,
       order.keyringId,
@@ -131,6 +136,7 @@ export async function insertRun(client: Queryable, order: RunOrder): Promise<num
       order.targetId ?? null,
       order.scope ?? null,
       order.deep,
+      order.onlyCells === true,
       order.reason ?? null,
       order.retries ?? null,
       ...steeringValues(order),
@@ -144,7 +150,7 @@ export async function insertRun(client: Queryable, order: RunOrder): Promise<num
     after: {
       kind: order.kind,
       targetKeyId: order.targetKeyId,
-      scope: order.scope === undefined ? 'all' : 'one tenant',
+      scope: order.onlyCells === true ? 'listed cells' : order.scope === undefined ? 'all' : 'one tenant',
       ...describeSteering(order),
       ...(order.retries === undefined ? {} : { retries: order.retries }),
     },
@@ -230,15 +236,29 @@ export async function listUnfinishedRuns(database: Queryable): Promise<readonly 
   return rows.map(runOf);
 }
 
-/** The newest unscoped reencrypt run of a keyring toward one key, whatever its state. */
+/** The newest unscoped run of a keyring toward one key, whatever its state. */
 export async function findRunToward(
   database: Queryable,
   keyringId: string,
   targetKeyId: number,
+  kind: RunKind = 'reencrypt',
 ): Promise<Run | undefined> {
   const { rows } = await database.query(
-    `${runSelect} WHERE r.keyring_id = $1 AND r.target_key_id = $2 AND r.kind = 'reencrypt' AND r.target_id IS NULL AND r.scope IS NULL ORDER BY r.id DESC LIMIT 1`,
-    [keyringId, targetKeyId],
+    `${runSelect} WHERE r.keyring_id = $1 AND r.target_key_id = $2 AND r.kind = $3 AND r.target_id IS NULL AND r.scope IS NULL AND NOT r.only_cells ORDER BY r.id DESC LIMIT 1`,
+    [keyringId, targetKeyId, kind],
+  );
+  return rows[0] === undefined ? undefined : runOf(rows[0]);
+}
+
+/** The newest dry run that came to its end over the same rows toward the same key. */
+export async function findDryRun(
+  database: Queryable,
+  order: Pick<RunOrder, 'keyringId' | 'targetKeyId' | 'targetId' | 'scope'>,
+): Promise<Run | undefined> {
+  const { rows } = await database.query(
+    `${runSelect} WHERE r.kind = 'dry_run' AND r.state IN ('succeeded', 'completed_with_failures') AND r.keyring_id = $1 AND r.target_key_id = $2
+       AND r.target_id IS NOT DISTINCT FROM $3 AND r.scope IS NOT DISTINCT FROM $4 ORDER BY r.finished_at DESC, r.id DESC LIMIT 1`,
+    [order.keyringId, order.targetKeyId, order.targetId ?? null, order.scope ?? null],
   );
   return rows[0] === undefined ? undefined : runOf(rows[0]);
 }
@@ -264,7 +284,7 @@ export async function moveRunIfState(client: Queryable, run: Run, move: RunMove)
        resume_state = CASE WHEN $3 = 'pausing' THEN $2 WHEN $3 IN ('paused', 'cancelling') THEN resume_state END,
        started_at = CASE WHEN $3 IN ('running', 'verifying') THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
        resumed_at = CASE WHEN $2 = 'paused' THEN clock_timestamp() ELSE resumed_at END,
-       verified_at = CASE WHEN $3 = 'succeeded' AND kind <> 'dry_run' THEN clock_timestamp() END,
+       verified_at = CASE WHEN $3 = 'succeeded' AND kind <> 'dry_run' AND NOT only_cells THEN clock_timestamp() END,
        finished_at = CASE WHEN $3 IN ${finishedStates} THEN clock_timestamp() END
      WHERE id = $1 AND state = $2`,
     [run.id, run.state, move.to, move.cause ?? null, move.pass ?? null, move.round ?? null],

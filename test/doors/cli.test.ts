@@ -236,6 +236,20 @@ describe('--json', () => {
       records: [{ action: 'key.activate', object: 'key 2', before: { state: 'staged' } }],
     });
     expect(await tell('audit verify')).toMatchObject({ intact: true, damage: null });
+    await database.pool.query(
+      `INSERT INTO keyturn.batch (run_id, pass, target_id, kind) SELECT 1, 1, id, 'reencrypt' FROM keyturn.target`,
+    );
+    await database.pool.query(`INSERT INTO keyturn.quarantine (run_id, batch_id, target_id, column_id, row_key, key_id, cause)
+      SELECT 1, b.id, c.target_id, c.id, '{7}', 1, 'MALFORMED' FROM keyturn.batch b, keyturn.target_column c WHERE c.name IN ('email', 'phone')`);
+    expect(await tell('quarantine list', '--run', '1')).toMatchObject({
+      cells: 2,
+      rows: [{ primary_key: { id: '7' }, cause: 'MALFORMED' }, {}],
+    });
+    expect(await tell('quarantine retry', '--cause', 'MALFORMED')).toMatchObject({
+      begin: 'ordered',
+      state: 'pending',
+    });
+    expect(await tell('quarantine resolve', '--target', 'customer', '--reason', 'gone')).toEqual({ cells: 2 });
     await database.pool.query('ALTER TABLE customer RENAME TO client');
     expect(await tell('target rename', 'customer', 'client')).toMatchObject({ target: { table: 'public.client' } });
 

@@ -351,8 +351,8 @@ describe('one key at a time', () => {
     expect(steps).toEqual([
       'nothing to do',
       'keyturn key activate --keyring customers',
-      'keyturn reencrypt --keyring customers --wait',
-      `keyturn run watch ${run}`,
+      'keyturn reencrypt --keyring customers --local 2',
+      `start keyturn supervisor and keyturn worker, then keyturn run watch ${run}`,
       `keyturn run show ${run}, then keyturn run resume ${run}`,
       'keyturn key retire 1 --keyring customers',
       'nothing to do',

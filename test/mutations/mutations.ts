@@ -111,6 +111,27 @@ export const mutations: readonly Mutation[] = [
     test: guard('I5 a run moves nothing while a live member still writes with another key'),
   },
   {
+    removes: 'the passing over of rows that the application holds locked',
+    file: 'src/store/cells.ts',
+    text: 'FOR NO KEY UPDATE OF t SKIP LOCKED',
+    replacement: 'FOR NO KEY UPDATE OF t',
+    test: {
+      file: 'test/integration/contending-for-locks.test.ts',
+      name: 'a transaction that holds a row of a slice and then asks for an earlier one waits, and neither side dies',
+    },
+  },
+  {
+    removes: 'the lease token from the condition under which a batch is split',
+    file: 'src/store/batches.ts',
+    text: "WHERE id = $1 AND lease_token = $2 AND state = 'running'`,\n    [batch.id, batch.leaseToken, error],",
+    replacement:
+      "WHERE id = $1 AND (lease_token = $2 OR true) AND state = 'running'`,\n    [batch.id, batch.leaseToken, error],",
+    test: {
+      file: 'test/integration/splitting-batches.test.ts',
+      name: 'I4 is quarantined by its key, of ranges and lists alike, and a lost lease leaves everything as it was',
+    },
+  },
+  {
     removes: 'the new start of a scan whose key is no longer the active one',
     file: 'src/engine/advance-run.ts',
     text: "if (run.state === 'verifying') await startOver(client, run, cause);",

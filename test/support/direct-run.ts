@@ -31,6 +31,7 @@ export interface DirectRunOptions {
   readonly reachPoint?: ReachPoint;
   /** Before each batch is worked, for what an application does meanwhile. */
   readonly beforeBatch?: () => Promise<void>;
+  readonly writeTimeoutMs?: number;
 }
 
 const finishDeadlineMs = 60_000;
@@ -60,6 +61,7 @@ export async function startDirectRunner(
     keyrings: membership,
     memberId: membership.id,
     reachPoint: options.reachPoint ?? passPoint,
+    ...(options.writeTimeoutMs === undefined ? {} : { writeTimeoutMs: options.writeTimeoutMs }),
   };
   const holder = randomUUID();
   let held: Leadership | undefined;

@@ -1,10 +1,12 @@
 // init, status, doctor: bring it up, see where it stands, see what stands in the way.
 import { Option, type Command } from 'commander';
 import { examineEverything } from '../../control/doctor.js';
+import { estimateTargets } from '../../control/estimate.js';
 import { init, type InitReport } from '../../control/init.js';
 import { printSql } from '../../control/print-sql.js';
 import { readStatus, type KeyringStatus, type StatusReport } from '../../control/status.js';
 import type { Cli } from '../cli.js';
+import { estimateLines } from '../estimate-words.js';
 import { teach } from '../help.js';
 import type { Output } from '../output.js';
 import { kindTitle } from '../run-words.js';
@@ -73,7 +75,13 @@ export function addOverviewCommands(program: Command, cli: Cli): void {
       .action((options: { json?: true }) =>
         cli.run({ isJson: options.json, file: 'if there', anySchema: true }, async ({ context, output }) => {
           const findings = await examineEverything(context);
-          output.report({ findings }, () => findingLines(findings, output));
+          const estimates = await estimateTargets(context, findings);
+          output.report({ findings, estimates }, () => [
+            ...findingLines(findings, output),
+            ...(estimates.length === 0
+              ? []
+              : ['', output.paint('strong', 'what moving every row would take'), ...estimateLines(estimates)]),
+          ]);
           const refusals = findings.filter((finding) => finding.level === 'refuse').length;
           if (refusals === 0) return 0;
           output.note(`keyturn: ${refusals} of ${countOf(findings.length, 'finding')} must be mended first`);
@@ -82,7 +90,7 @@ export function addOverviewCommands(program: Command, cli: Cli): void {
       ),
     {
       changes:
-        'nothing. Looks at registered tables, and at those that keyturn.yaml names where there is one. Needs no root key.',
+        'nothing. Looks at registered tables, and at those that keyturn.yaml names where there is one, and reads some rows of each to estimate what a run takes. Needs no root key.',
       examples: [
         ['keyturn doctor', 'before init, and before a first rotation'],
         ['keyturn --config shop.yaml doctor', 'tables of another file'],
@@ -197,6 +205,7 @@ function keyringLines(keyring: KeyringStatus, output: Output): readonly string[]
     ['decrypt only', keyring.decrypt_only_keys],
     ['retired', keyring.retired_keys],
     ['behind', keyring.laggards],
+    ['quarantine', keyring.cells_in_quarantine === 0 ? [] : [countOf(keyring.cells_in_quarantine, 'cell')]],
   ] as const;
   return [
     `${output.paint('strong', `keyring ${keyring.keyring}`)}, generation ${keyring.generation}, ${countOf(keyring.targets, 'target')}`,

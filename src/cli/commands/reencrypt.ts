@@ -52,7 +52,10 @@ export function addRunningCommands(program: Command, cli: Cli): void {
       .addOption(
         new Option('--emergency', 'go before every other run, which waits and then goes on').conflicts('priority'),
       )
-      .option('--accept-failures', 'exit 0 although cells failed; they are reported all the same')
+      .option(
+        '--accept-failures',
+        'exit 0 although cells failed, and begin although the last dry run found some; they are reported all the same',
+      )
       .option('--reason <text>', 'why, for the audit record')
       .option('--json', 'print one JSON object')
       .action((options: ReencryptOptions) =>
@@ -63,7 +66,16 @@ export function addRunningCommands(program: Command, cli: Cli): void {
           const steering = { ...steeringOf(options), isEmergency: options.emergency };
           const begun = await beginReencrypt(
             running.context,
-            { kind, keyring, target, scope, deep: false, steering, reason },
+            {
+              kind,
+              keyring,
+              target,
+              scope,
+              deep: false,
+              steering,
+              reason,
+              acceptFailures: options.acceptFailures === true,
+            },
             staff.supply,
           );
           await endBegun({ running, staff, acceptFailures: options.acceptFailures === true }, begun);
@@ -83,7 +95,7 @@ export function addRunningCommands(program: Command, cli: Cli): void {
       exits: {
         2: 'wrong usage or configuration, or a limit that makes no sense',
         3: 'no such keyring or target',
-        4: 'a table cannot be handled, or the run was paused or cancelled',
+        4: 'a table cannot be handled, the last dry run found cells that would fail, or the run was paused or cancelled',
         6: 'cells failed or stayed stale',
         7: 'nobody is there to do the work, or the database cannot be reached',
         8: 'the local workers have the wrong root key',
