@@ -2,6 +2,7 @@
 import { Command, type Option } from 'commander';
 import type { Cli } from './cli.js';
 import { addKeyCommands } from './commands/key.js';
+import { addMemberCommands } from './commands/member.js';
 import { addOverviewCommands } from './commands/overview.js';
 import { addProcessCommands } from './commands/processes.js';
 import { addRunningCommands } from './commands/reencrypt.js';
@@ -39,6 +40,7 @@ export function createProgram(
   addKeyCommands(program, cli);
   addRunningCommands(program, cli);
   addRunCommands(program, cli);
+  addMemberCommands(program, cli);
   addProcessCommands(program, cli);
   // Last, so that it does not become the help of every command.
   program.addHelpText('after', generalHelp);

@@ -24,6 +24,7 @@ import {
   lockKeyring,
   updateKeyring,
 } from '../store/keys.js';
+import { setExpectedMembers } from '../store/members.js';
 import {
   bindingsLost,
   insertColumn,
@@ -71,6 +72,7 @@ export async function init(context: ControlContext): Promise<InitReport> {
   for (const keyring of config.keyrings)
     keyrings.push(await ensureKeyring(context, keyring.name, rootsByKeyring(keyring.name)));
   const registered = await registerTargets(context);
+  await database.transaction((client) => setExpectedMembers(client, config.expectMembers, 'keyturn.yaml'));
   const grants = grantStatements(config.roles, grantedTargets(config.targets), true);
   for (const statement of grants) await database.query(statement);
   return { migrations, keyrings, ...registered, grants };

@@ -4,7 +4,7 @@ import { KeyturnError } from '../errors.js';
 import { isFinished } from '../rotation/run.js';
 import type { Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
-import { chooseKeyring, isRotationDue, rotateKey, type KeyListing, type RotateOptions } from './keys.js';
+import { chooseKeyring, isRotationDue, rotateKey, type Activated, type RotateOptions } from './keys.js';
 import { findRunToResume, orderRun, showRun, type RunReport, type RunRequest } from './runs.js';
 
 /** Who is to do the work: looked for before anything is changed, started once it is known that there is work. */
@@ -38,9 +38,7 @@ export interface RotateAndReencryptOptions extends RotateOptions {
   readonly supply: RunnerSupply;
 }
 
-export interface RotatedAndBegun extends BegunRun {
-  readonly keyring: string;
-  readonly key: KeyListing;
+export interface RotatedAndBegun extends BegunRun, Activated {
   /** False when the active key was young enough to stay. */
   readonly isNew: boolean;
 }

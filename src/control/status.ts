@@ -6,7 +6,7 @@ import { findLaggards, memberTitle } from '../rotation/convergence.js';
 import { isFinished } from '../rotation/run.js';
 import { getKeyring, listKeyringNames } from '../store/keys.js';
 import { hasLeader } from '../store/leadership.js';
-import { listMembers, type MemberRow } from '../store/members.js';
+import { listExpectedMembers, listMembers, type MemberRow } from '../store/members.js';
 import { findQueueRecord } from '../store/queue-record.js';
 import { listRegistered } from '../store/registry.js';
 import { findRunToward, type Run } from '../store/runs.js';
@@ -89,7 +89,7 @@ async function keyringStatus(
       : findLaggards(members, {
           keyringId: keyring.id,
           writesWithKeyId: Number(active.id),
-          expectedMembers: context.config.expectMembers,
+          expectedMembers: await listExpectedMembers(database),
         });
   const targets = (await listRegistered(database)).filter((target) => target.keyringId === keyring.id).length;
   return {

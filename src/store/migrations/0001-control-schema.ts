@@ -121,6 +121,10 @@ export const controlSchemaStatements: readonly string[] = [
   held_key_ids bigint[] NOT NULL,
   PRIMARY KEY (member_id, keyring_id)
 )`,
+  // Names that keyturn.yaml expects among the live members.
+  `CREATE TABLE keyturn.expected_member (
+  name text PRIMARY KEY
+)`,
   `CREATE TABLE keyturn.run (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   kind text NOT NULL CHECK (kind IN ('reencrypt', 'dry_run', 'verify')),
