@@ -7,6 +7,7 @@ import { addOverviewCommands } from './commands/overview.js';
 import { addProcessCommands } from './commands/processes.js';
 import { addRunningCommands } from './commands/reencrypt.js';
 import { addRunCommands } from './commands/run.js';
+import { addScheduleCommands } from './commands/schedule.js';
 import { addTargetCommands } from './commands/target.js';
 import { generalHelp } from './help.js';
 import type { Surroundings } from './surroundings.js';
@@ -41,6 +42,7 @@ export function createProgram(
   addRunningCommands(program, cli);
   addRunCommands(program, cli);
   addMemberCommands(program, cli);
+  addScheduleCommands(program, cli);
   addProcessCommands(program, cli);
   // Last, so that it does not become the help of every command.
   program.addHelpText('after', generalHelp);

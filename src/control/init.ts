@@ -133,6 +133,12 @@ async function ensureKeyring(
   const settings = config.keyrings.find((keyring) => keyring.name === name);
   if (settings === undefined)
     throw new KeyturnError('KEYRING_NOT_FOUND', `keyring "${name}" is not in ${config.source}`);
+  const registered = {
+    name,
+    algorithm: settings.algorithm,
+    rootUris: settings.roots,
+    cryptoperiodDays: settings.cryptoperiodDays,
+  };
   const isNew = await database.transaction(async (client) => {
     await client.query('LOCK TABLE keyturn.cluster IN SHARE ROW EXCLUSIVE MODE');
     await insertClusterIfAbsent(client, given.cluster);
@@ -141,9 +147,8 @@ async function ensureKeyring(
         'KEY_STATE_REFUSED',
         'another init created this cluster a moment ago; run keyturn init again',
       );
-    if (!(await listKeyringNames(client)).includes(name))
-      await insertKeyring(client, randomUUID(), { name, algorithm: settings.algorithm, rootUris: settings.roots });
-    else await updateKeyring(client, { name, algorithm: settings.algorithm, rootUris: settings.roots });
+    if (!(await listKeyringNames(client)).includes(name)) await insertKeyring(client, randomUUID(), registered);
+    else await updateKeyring(client, registered);
     const keyring = await lockKeyring(client, name);
     if (keyring.keys.length > 0) return false;
     const known = await listRootRecords(client);

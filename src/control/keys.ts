@@ -123,18 +123,21 @@ export async function openRootsOf(context: ControlContext, keyring: StoredKeyrin
 
 /**
  * Makes a data key and stages it: persisted, committed, read back on another connection, unwrapped and compared. A staged
- * key decrypts and never encrypts. When one is staged already, that one is returned: there is never a second.
+ * key decrypts and never encrypts. When one is staged already, that one is returned: there is never a second. With
+ * `unlessActivatedSince` none is made when another command has activated one since: throws KEY_STATE_REFUSED.
  */
 export async function stageKey(
   context: ControlContext,
   keyringName: string | undefined,
   reason: string | undefined,
+  unlessActivatedSince?: Date,
 ): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
   const before = await chooseKeyring(context.database, keyringName);
   const roots = await openRootsOf(context, before);
   const inserted = await context.database.transaction(async (client) => {
     const keyring = await lockKeyring(client, before.name);
     if (keyring.keys.some((key) => key.state === 'staged')) return false;
+    if (unlessActivatedSince !== undefined && activeSince(keyring, unlessActivatedSince) !== undefined) return false;
     await insertNewKey(client, keyring, roots, reason);
     return true;
   });
@@ -147,6 +150,11 @@ export async function stageKey(
     );
   await proveReadable(context, after, staged, roots);
   return { keyring: after.name, key: listingOf(after, staged), isNew: inserted };
+}
+
+/** The active key, if it was activated at that time or later. */
+export function activeSince(keyring: StoredKeyring, time: Date): StoredKey | undefined {
+  return keyring.keys.find((key) => key.state === 'active' && key.activatedAt !== undefined && key.activatedAt >= time);
 }
 
 /** Under the locked keyring: random material, wrapped under every root this process holds, inserted as staged. */

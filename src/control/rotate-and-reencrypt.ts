@@ -53,20 +53,24 @@ export async function rotateAndReencrypt(
   const before = isDue ? undefined : await findEarlierRun(context, keyring.name);
   if (before?.state !== 'succeeded') await options.supply.require();
   const rotated = await rotateKey(context, options);
+  const begun = await reencryptToActive(context, { ...options, keyring: keyring.name });
+  return { ...rotated, ...begun };
+}
+
+/** The second half of it: repeating it never orders a second run, not even after the first has ended well. */
+export async function reencryptToActive(
+  context: ControlContext,
+  order: { readonly keyring: string; readonly reason: string | undefined; readonly supply: RunnerSupply },
+): Promise<BegunRun> {
   const request: RunRequest = {
     kind: 'reencrypt',
-    keyring: keyring.name,
+    keyring: order.keyring,
     target: undefined,
     scope: undefined,
     deep: false,
-    reason: options.reason,
+    reason: order.reason,
   };
-  const begun = await begin(context, {
-    request,
-    earlier: await findEarlierRun(context, keyring.name),
-    supply: options.supply,
-  });
-  return { ...rotated, ...begun };
+  return begin(context, { request, earlier: await findEarlierRun(context, order.keyring), supply: order.supply });
 }
 
 /**

@@ -4,6 +4,7 @@ import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
 import { isFinished } from '../rotation/run.js';
+import { isOpen } from '../rotation/schedule.js';
 import { getKeyring, listKeyringNames } from '../store/keys.js';
 import { hasLeader } from '../store/leadership.js';
 import { listExpectedMembers, listMembers, type MemberRow } from '../store/members.js';
@@ -12,6 +13,7 @@ import { listRegistered } from '../store/registry.js';
 import { findRunToward, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { listRuns, type RunReport } from './runs.js';
+import { findScheduleReport, type ScheduleReport } from './schedules.js';
 
 export interface KeyringStatus {
   readonly keyring: string;
@@ -25,6 +27,7 @@ export interface KeyringStatus {
   readonly laggards: readonly string[];
   /** State of the newest run toward the active key. */
   readonly last_run: { readonly run_id: number; readonly state: string; readonly verified_at: string | null } | null;
+  readonly schedule: ScheduleReport | null;
   readonly next: string;
 }
 
@@ -91,6 +94,7 @@ async function keyringStatus(
           writesWithKeyId: Number(active.id),
           expectedMembers: await listExpectedMembers(database),
         });
+  const schedule = await findScheduleReport(database, keyring.id);
   const targets = (await listRegistered(database)).filter((target) => target.keyringId === keyring.id).length;
   return {
     keyring: keyring.name,
@@ -106,7 +110,9 @@ async function keyringStatus(
       lastRun === undefined
         ? null
         : { run_id: lastRun.id, state: lastRun.state, verified_at: lastRun.verifiedAt?.toISOString() ?? null },
+    schedule: schedule ?? null,
     next: nextCommand(keyring, {
+      schedule,
       staged: staged !== undefined,
       decryptOnly: decryptOnly.map((key) => String(key.id)),
       lastRun,
@@ -120,6 +126,7 @@ async function keyringStatus(
 function nextCommand(
   keyring: StoredKeyring,
   seen: {
+    schedule: ScheduleReport | undefined;
     staged: boolean;
     decryptOnly: readonly string[];
     lastRun: Run | undefined;
@@ -128,6 +135,8 @@ function nextCommand(
   },
 ): string {
   const which = `--keyring ${keyring.name}`;
+  const scheduled = commandBesideSchedule(seen.schedule);
+  if (scheduled !== undefined) return scheduled;
   if (seen.staged) return `keyturn key activate ${which}`;
   if (seen.lastRun?.state === 'paused')
     return `keyturn run show ${seen.lastRun.id}, then keyturn run resume ${seen.lastRun.id}`;
@@ -138,4 +147,12 @@ function nextCommand(
   if (seen.lastRun?.state === 'completed_with_failures')
     return `keyturn run show ${seen.lastRun.id}, mend what failed, then keyturn reencrypt ${which} --wait`;
   return `keyturn reencrypt ${which} --wait`;
+}
+
+/** What a schedule has begun needs no other hand, unless it waits for one. */
+function commandBesideSchedule(schedule: ScheduleReport | undefined): string | undefined {
+  const latest = schedule?.latest ?? undefined;
+  // Its run is looked at as any other.
+  if (latest === undefined || !isOpen(latest.state) || latest.state === 'reencrypting') return undefined;
+  return latest.waits_for === null ? nothingToDo : 'keyturn schedule list';
 }

@@ -39,6 +39,8 @@ export function grantStatements(
       `GRANT INSERT, UPDATE, DELETE ON keyturn.member, keyturn.member_keyring, keyturn.leadership TO ${worker}`,
       `GRANT INSERT, UPDATE ON keyturn.run, keyturn.run_target, keyturn.batch, keyturn.ledger, keyturn.quarantine TO ${worker}`,
       `GRANT INSERT ON keyturn.audit TO ${worker}`,
+      `GRANT INSERT, UPDATE ON keyturn.occurrence TO ${worker}`,
+      `GRANT UPDATE (next_at) ON keyturn.schedule TO ${worker}`,
       `GRANT UPDATE (queue_backend, queue_prefix, queue_marker) ON keyturn.cluster TO ${worker}`,
     );
     if (queueSchemaExists) {

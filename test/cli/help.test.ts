@@ -27,6 +27,9 @@ test('the commands of this release are these and no others', () => {
       'run resume',
       'run show',
       'run watch',
+      'schedule list',
+      'schedule remove',
+      'schedule set',
       'status',
       'supervisor',
       'target census',
@@ -60,6 +63,8 @@ test('every verb that changes something takes a reason', () => {
     'run cancel',
     'run pause',
     'run resume',
+    'schedule remove',
+    'schedule set',
     'target rename',
   ];
   expect(
