@@ -54,7 +54,7 @@ export function startSchedules(options: SchedulesOptions): Schedules {
     const lead = options.leadership();
     if (lead === undefined) return lend();
     const schedules = await listSchedules(database);
-    for (const schedule of schedules) await fire(lead, schedule);
+    for (const schedule of schedules) await fireOrReport(lead, schedule);
     for (const occurrence of await listOpenOccurrences(database)) {
       if (isStopped) return;
       await advanceOccurrence({ database, leadership: lead, verbs: options.verbs }, occurrence, options.onEvent);
@@ -62,6 +62,16 @@ export function startSchedules(options: SchedulesOptions): Schedules {
     if (performance.now() - mirroredAtMs < mirrorMs) return;
     mirroredAtMs = performance.now();
     await wakeUps.mirror(schedules);
+  }
+
+  /** One whose time zone this machine does not know must not keep the others from firing. */
+  async function fireOrReport(lead: Leadership, schedule: Schedule): Promise<void> {
+    try {
+      await fire(lead, schedule);
+    } catch (error) {
+      if (!isKeyturnError(error, 'SCHEDULE_INVALID')) throw error;
+      options.onTrouble(error);
+    }
   }
 
   async function fire(lead: Leadership, seen: Schedule): Promise<void> {

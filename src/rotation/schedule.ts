@@ -74,11 +74,7 @@ export function requireTimes({ cron, timeZone }: Times): void {
   // The parser would fill in missing fields, and takes seconds, and H for a random value: none of it is plain cron.
   if (cron.trim().split(/\s+/).length !== 5 || /(^|[\s,])H/i.test(cron))
     refuse(`"${cron}" is no cron expression of five fields: minute hour day month weekday, such as "${quarterly}"`);
-  try {
-    nextTimes({ cron, timeZone }, new Date(0), 1);
-  } catch {
-    refuse(`"${cron}" never comes, or is no cron expression; expected five fields such as "${quarterly}"`);
-  }
+  nextTimes({ cron, timeZone }, new Date(0), 1);
 }
 
 function isNamedZone(name: string): boolean {
@@ -92,8 +88,25 @@ function isNamedZone(name: string): boolean {
 
 /** The next times after `after`. An hour that is skipped fires as soon as it would have passed, a doubled one once. */
 export function nextTimes({ cron, timeZone }: Times, after: Date, count: number): readonly Date[] {
-  const expression = CronExpressionParser.parse(cron, { currentDate: after, tz: timeZone });
-  return Array.from({ length: count }, () => expression.next().toDate());
+  const next = timesAfter({ cron, timeZone }, after);
+  return Array.from({ length: count }, next);
+}
+
+/** Throws SCHEDULE_INVALID also for what was valid where it was set: another machine may not know a newer time zone. */
+function timesAfter({ cron, timeZone }: Times, after: Date): () => Date {
+  const orRefuse = <T>(ask: () => T): T => {
+    try {
+      return ask();
+    } catch {
+      throw new KeyturnError(
+        'SCHEDULE_INVALID',
+        `"${cron}" in ${timeZone} never comes, or is unknown here; expected five fields such as "${quarterly}" and a time zone that this machine knows`,
+        { cron, timeZone },
+      );
+    }
+  };
+  const expression = orRefuse(() => CronExpressionParser.parse(cron, { currentDate: after, tz: timeZone }));
+  return () => orRefuse(() => expression.next().toDate());
 }
 
 export interface DueTime {
@@ -104,12 +117,12 @@ export interface DueTime {
 }
 
 /** What fires at `now` for a schedule that was to fire at `nextAt`; undefined while that is still to come. */
-export function dueTime({ cron, timeZone }: Times, nextAt: Date, now: Date): DueTime | undefined {
+export function dueTime(times: Times, nextAt: Date, now: Date): DueTime | undefined {
   if (nextAt > now) return undefined;
-  const expression = CronExpressionParser.parse(cron, { currentDate: nextAt, tz: timeZone });
+  const following = timesAfter(times, nextAt);
   let period = nextAt;
   for (;;) {
-    const next = expression.next().toDate();
+    const next = following();
     if (next > now) return { period, nextAt: next };
     period = next;
   }

@@ -89,6 +89,12 @@ describe('times in a named zone', () => {
 describe('what fires', () => {
   const daily = { cron: '0 3 * * *', timeZone: 'UTC' };
 
+  test('a time zone that this machine does not know is SCHEDULE_INVALID, not a crash', () => {
+    const unknown = { ...daily, timeZone: 'Mars/Olympus' };
+    for (const ask of [() => dueTime(unknown, new Date(0), now), () => nextTimes(unknown, now, 1)])
+      expect(ask).toThrow(expect.objectContaining({ code: 'SCHEDULE_INVALID' }));
+  });
+
   test('nothing before its time', () => {
     expect(dueTime(daily, new Date('2026-11-22T12:00:00.001Z'), now)).toBeUndefined();
   });
