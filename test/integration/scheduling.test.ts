@@ -2,6 +2,7 @@
 // the root key, and a queue that is wiped or wakes for nothing. Time is turned forward in the rows that hold it.
 import { describe, expect, test, vi } from 'vitest';
 import { startSupervisorProcess, type LongRunning } from '../../src/app-runners.js';
+import type { ConfigFile } from '../../src/config.js';
 import { listKeys, rotateKey } from '../../src/control/keys.js';
 import { cancelRun } from '../../src/control/runs.js';
 import { listScheduleReports, removeSchedule, setSchedule } from '../../src/control/schedules.js';
@@ -14,7 +15,8 @@ import { startChild } from '../support/child.js';
 import { holdInsert } from '../support/held-statement.js';
 import { passLeadership } from '../support/processes.js';
 import { startPrivateRedis } from '../support/redis.js';
-import { findDifferences, insertCustomers, openShop, type Backend, type Shop } from '../support/shop.js';
+import { createTestRole } from '../support/roles.js';
+import { findDifferences, insertCustomers, openShop, shopConfig, type Backend, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 vi.setConfig({ testTimeout: 120_000 });
@@ -25,7 +27,10 @@ const nothing = { keyring: undefined, cron: undefined, timeZone: undefined, grad
 type OnEnd = (cleanUp: () => Promise<void>) => void;
 
 /** A shop with rows and a key that is a year old. */
-async function openAgedShop(onEnd: OnEnd, options: { backend?: Backend; redisUrl?: string } = {}): Promise<Shop> {
+async function openAgedShop(
+  onEnd: OnEnd,
+  options: { backend?: Backend; redisUrl?: string; config?: ConfigFile } = {},
+): Promise<Shop> {
   const shop = await openShop(options);
   onEnd(() => shop.close());
   const keyturn = await shop.open();
@@ -258,6 +263,24 @@ test.concurrent('without the root key it waits and says so, another supervisor l
   expect((await occurrencesOf(shop))[0]?.['cause']).toMatch(
     /^run 1 ended cancelled.*keyturn reencrypt --keyring customers/,
   );
+});
+
+test.concurrent('under the worker role it fires, waits for somebody who may change keys, and says so', async ({
+  onTestFinished,
+}) => {
+  const role = await createTestRole();
+  onTestFinished(() => role.drop());
+  const shop = await openAgedShop(onTestFinished, { config: { ...shopConfig, roles: { worker: role.name } } });
+  await setSchedule(shop.control.context, nothing);
+  await makeDue(shop);
+  const environment = { ...shop.environment(), DATABASE_URL: role.urlFor(shop.url) };
+  const supervisor = await startSupervisorProcess({ environment, name: 'worker role' });
+  onTestFinished(() => supervisor.stop());
+  await waitForWords(
+    shop,
+    /^the database login of the supervisor may not change keys \(.*42501.*\); start one as the owner, or run: keyturn key rotate --keyring customers$/,
+  );
+  expect(await keyStates(shop)).toEqual(['active']);
 });
 
 test.concurrent('a rotation by hand since the time it was due counts, and the next time overtakes what is still open', async ({
