@@ -41,6 +41,8 @@ export function createRootOpener(
         const name = `${cluster} ${uri}`;
         const root = opened.get(name) ?? openRootKey(fileUriOf(uri, environment), { cluster, env: environment });
         opened.set(name, root);
+        // One that could not be opened may be there the next time: a supervisor asks again.
+        root.catch(() => opened.delete(name));
         return root;
       }),
     );

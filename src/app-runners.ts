@@ -1,8 +1,9 @@
 // The wiring of workers and supervisors. They read the environment and the registry, never keyturn.yaml.
-import { requireDatabaseUrl, startMember, troubleLogger } from './app-member.js';
+import { createRootOpener, requireDatabaseUrl, startMember, troubleLogger } from './app-member.js';
 import { startSealing } from './engine/audit-chain.js';
 import { claimQueue, joinQueue, requireSameQueue } from './engine/agree-queue.js';
 import { passPoint, type ReachPoint } from './engine/services.js';
+import { startSchedules } from './engine/schedules.js';
 import { startSupervisor } from './engine/supervisor.js';
 import { workBatch } from './engine/work-batch.js';
 import { readConnections, type Connections, type Environment } from './environment.js';
@@ -10,6 +11,7 @@ import { KeyturnError } from './errors.js';
 import { consumeBatches } from './queue/consume.js';
 import { queueAddressOf, type QueueAddress } from './queue/connection.js';
 import { openBatchQueue } from './queue/jobs.js';
+import { openWakeUps } from './queue/wake-ups.js';
 import { openDatabase, type Database } from './store/database.js';
 import { getClusterId } from './store/keys.js';
 import { requireSchema } from './store/schema.js';
@@ -116,7 +118,7 @@ export async function startSupervisorProcess(options: ProcessOptions): Promise<L
   const log = createLogger({ level: connections.logLevel, name: 'keyturn-supervisor' });
   const database = openDatabase({
     url: requireDatabaseUrl(connections),
-    maxConnections: 4,
+    maxConnections: 6,
     applicationName: 'keyturn supervisor',
   });
   let address: QueueAddress;
@@ -140,11 +142,26 @@ export async function startSupervisorProcess(options: ProcessOptions): Promise<L
     onTrouble: troubleLogger(log),
     onEvent: (event, details) => log.info(details, event),
   });
+  // Only a supervisor needs the operator's verbs, so workers do not load them.
+  const { createPolicyVerbs } = await import('./control/policy.js');
+  const schedules = startSchedules({
+    database,
+    leadership: () => supervisor.leadership,
+    verbs: createPolicyVerbs({
+      database,
+      config: { source: 'the environment', ...connections, roles: {}, expectMembers: [], keyrings: [], targets: [] },
+      openRoots: createRootOpener(options.environment),
+      onProgress: (words) => log.debug(words),
+    }),
+    openWakeUps: (onWake) => openWakeUps(address, onWake),
+    onTrouble: troubleLogger(log),
+    onEvent: (event, details) => log.info(details, event),
+  });
   log.info({ queue: address.backend, prefix: address.prefix }, 'supervisor ready');
   const watch = watchQueue(database, address, troubleLogger(log));
   return longRunning(watch.lost, async () => {
     watch.stop();
-    await supervisor.stop();
+    await Promise.all([supervisor.stop(), schedules.stop()]);
     await openQueue.close();
     await database.close();
     log.info('supervisor stopped');

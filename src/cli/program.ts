@@ -3,11 +3,13 @@ import { Command, type Option } from 'commander';
 import type { Cli } from './cli.js';
 import { addAuditCommands } from './commands/audit.js';
 import { addKeyCommands } from './commands/key.js';
+import { addMemberCommands } from './commands/member.js';
 import { addOverviewCommands } from './commands/overview.js';
 import { addProcessCommands } from './commands/processes.js';
 import { addQuarantineCommands } from './commands/quarantine.js';
 import { addRunningCommands } from './commands/reencrypt.js';
 import { addRunCommands } from './commands/run.js';
+import { addScheduleCommands } from './commands/schedule.js';
 import { addTargetCommands } from './commands/target.js';
 import { generalHelp } from './help.js';
 import type { Surroundings } from './surroundings.js';
@@ -43,6 +45,8 @@ export function createProgram(
   addRunCommands(program, cli);
   addAuditCommands(program, cli);
   addQuarantineCommands(program, cli);
+  addMemberCommands(program, cli);
+  addScheduleCommands(program, cli);
   addProcessCommands(program, cli);
   // Last, so that it does not become the help of every command.
   program.addHelpText('after', generalHelp);

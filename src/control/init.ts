@@ -25,6 +25,7 @@ import {
   lockKeyring,
   updateKeyring,
 } from '../store/keys.js';
+import { setExpectedMembers } from '../store/members.js';
 import {
   bindingsLost,
   insertColumn,
@@ -75,6 +76,7 @@ export async function init(context: ControlContext, reason?: string): Promise<In
     keyrings.push(await ensureKeyring(context, keyring.name, rootsByKeyring(keyring.name), reason));
   const registered = await registerTargets(context, reason);
   const roots = config.keyrings.flatMap((keyring) => rootsByKeyring(keyring.name).roots);
+  await database.transaction((client) => setExpectedMembers(client, config.expectMembers, reason ?? 'keyturn.yaml'));
   await ensureAudit(context, roots, reason);
   const { grants, warnings } = await grantRoles(context);
   return { migrations, keyrings, ...registered, warnings: [...registered.warnings, ...warnings], grants };
@@ -179,6 +181,12 @@ async function ensureKeyring(
   const settings = config.keyrings.find((keyring) => keyring.name === name);
   if (settings === undefined)
     throw new KeyturnError('KEYRING_NOT_FOUND', `keyring "${name}" is not in ${config.source}`);
+  const registered = {
+    name,
+    algorithm: settings.algorithm,
+    rootUris: settings.roots,
+    cryptoperiodDays: settings.cryptoperiodDays,
+  };
   const isNew = await database.transaction(async (client) => {
     await client.query('LOCK TABLE keyturn.cluster IN SHARE ROW EXCLUSIVE MODE');
     await insertClusterIfAbsent(client, given.cluster);
@@ -187,14 +195,8 @@ async function ensureKeyring(
         'KEY_STATE_REFUSED',
         'another init created this cluster a moment ago; run keyturn init again',
       );
-    if (!(await listKeyringNames(client)).includes(name))
-      await insertKeyring(
-        client,
-        randomUUID(),
-        { name, algorithm: settings.algorithm, rootUris: settings.roots },
-        reason,
-      );
-    else await updateKeyring(client, { name, algorithm: settings.algorithm, rootUris: settings.roots }, reason);
+    if (!(await listKeyringNames(client)).includes(name)) await insertKeyring(client, randomUUID(), registered, reason);
+    else await updateKeyring(client, registered, reason);
     const keyring = await lockKeyring(client, name);
     if (keyring.keys.length > 0) return false;
     const known = await listRootRecords(client);

@@ -5,6 +5,9 @@ import type { AlgorithmName } from '../crypto/algorithms.js';
 import type { DataKeyIdentity } from '../crypto/value-key.js';
 import { proveUnused, type RetirementProof } from '../engine/retire.js';
 import { waitForMembers } from '../engine/converge.js';
+import { findExcused, isNamed, type Laggard, type Requirement } from '../rotation/convergence.js';
+import { writeAudit } from '../store/audit.js';
+import { listExpectedMembers, listMembers } from '../store/members.js';
 import { KeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKey, StoredKeyring, StoredWrap } from '../keys/key-store.js';
@@ -121,18 +124,21 @@ export async function openRootsOf(context: ControlContext, keyring: StoredKeyrin
 
 /**
  * Makes a data key and stages it: persisted, committed, read back on another connection, unwrapped and compared. A staged
- * key decrypts and never encrypts. When one is staged already, that one is returned: there is never a second.
+ * key decrypts and never encrypts. When one is staged already, that one is returned: there is never a second. With
+ * `unlessActivatedSince` none is made when another command has activated one since: throws KEY_STATE_REFUSED.
  */
 export async function stageKey(
   context: ControlContext,
   keyringName: string | undefined,
   reason: string | undefined,
+  unlessActivatedSince?: Date,
 ): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
   const before = await chooseKeyring(context.database, keyringName);
   const roots = await openRootsOf(context, before);
   const inserted = await context.database.transaction(async (client) => {
     const keyring = await lockKeyring(client, before.name);
     if (keyring.keys.some((key) => key.state === 'staged')) return false;
+    if (unlessActivatedSince !== undefined && activeSince(keyring, unlessActivatedSince) !== undefined) return false;
     await insertNewKey(client, keyring, roots, reason);
     return true;
   });
@@ -146,6 +152,11 @@ export async function stageKey(
   await proveReadable(context, after, staged, roots);
   await sealRecord(context, roots);
   return { keyring: after.name, key: listingOf(after, staged), isNew: inserted };
+}
+
+/** The active key, if it was activated at that time or later. */
+export function activeSince(keyring: StoredKeyring, time: Date): StoredKey | undefined {
+  return keyring.keys.find((key) => key.state === 'active' && key.activatedAt !== undefined && key.activatedAt >= time);
 }
 
 /** Under the locked keyring: random material, wrapped under every root this process holds, inserted as staged. */
@@ -195,16 +206,32 @@ export async function proveReadable(
 
 const defaultPatienceMs = 60_000;
 
+export interface Activated {
+  readonly keyring: string;
+  readonly key: KeyListing;
+  /** What the operator went on without, and what will fail there. */
+  readonly without: readonly Excused[];
+}
+
+export interface Excused {
+  readonly member: string;
+  readonly why: string;
+  readonly fails: string;
+}
+
 /**
  * Makes a staged key, or an earlier one, the active key: only after every live member holds it and reads its algorithm
- * and formats. Then waits until they all write with it. Throws MEMBER_BEHIND naming the laggards.
+ * and formats. Then waits until they all write with it. Throws MEMBER_BEHIND naming the laggards. `without`: names or
+ * ids of members that it does not wait for.
  */
 export async function activate(
   context: ControlContext,
   keyringName: string | undefined,
   keyName: string | undefined,
   reason: string | undefined,
-): Promise<{ keyring: string; key: KeyListing }> {
+  without: readonly string[] = [],
+): Promise<Activated> {
+  await refuseUnlessKnown(context, without, reason);
   const keyring = await chooseKeyring(context.database, keyringName);
   const key =
     keyName === undefined ? keyring.keys.find((candidate) => candidate.state === 'staged') : findKey(keyring, keyName);
@@ -216,22 +243,67 @@ export async function activate(
     );
   const roots = await openRootsOf(context, keyring);
   await proveReadable(context, keyring, key, roots);
+  const title = keyTitle(keyring.name, key);
+  const excused: Excused[] = [];
   if (key.state !== 'active') {
-    await converge(
+    const behind = await converge(
       context,
       keyring,
-      { holdsKeyId: Number(key.id), algorithm: key.algorithm, formats: await formatsOf(context, keyring) },
-      `can decrypt with ${keyTitle(keyring.name, key)}`,
+      { holdsKeyId: Number(key.id), algorithm: key.algorithm, formats: await formatsOf(context, keyring), without },
+      `can decrypt with ${title}`,
     );
+    excused.push(...behind.map((laggard) => excuse(laggard, title)));
     await context.database.transaction(async (client) => {
       const locked = await lockKeyring(client, keyring.name);
       await activateKey(client, locked, locked.keys.find((candidate) => candidate.id === key.id) ?? key, reason);
+      if (excused.length > 0)
+        await writeAudit(client, {
+          action: 'key.activate.without',
+          object: `key ${key.id}`,
+          reason,
+          after: { without: excused.map(({ member, why }) => `${member} ${why}`) },
+        });
     });
     await sealRecord(context, roots);
   }
-  await converge(context, keyring, { writesWithKeyId: Number(key.id) }, `writes with ${keyTitle(keyring.name, key)}`);
+  const writers = await converge(
+    context,
+    keyring,
+    { writesWithKeyId: Number(key.id), without },
+    `writes with ${title}`,
+  );
+  const isNamedBefore = (laggard: Laggard): boolean => excused.some(({ member }) => member === laggard.member);
+  excused.push(...writers.filter((laggard) => !isNamedBefore(laggard)).map((laggard) => excuse(laggard, title)));
   const after = await getKeyring(context.database, keyring.name);
-  return { keyring: keyring.name, key: listingOf(after, findKey(after, String(key.id))) };
+  return { keyring: keyring.name, key: listingOf(after, findKey(after, String(key.id))), without: excused };
+}
+
+function excuse({ member, why }: Laggard, title: string): Excused {
+  return {
+    member,
+    why,
+    fails: `until it has loaded that key it cannot read values written with ${title}; while it is live and writes with the key before, runs toward ${title} wait for it`,
+  };
+}
+
+/** A mistyped name would be waited for, or worse, be taken for somebody nobody waits for. */
+async function refuseUnlessKnown(
+  context: ControlContext,
+  without: readonly string[],
+  reason: string | undefined,
+): Promise<void> {
+  if (without.length === 0) return;
+  if (reason === undefined)
+    throw new KeyturnError('USAGE', 'going on without a member is recorded with its reason; say why with --reason');
+  const members = await listMembers(context.database);
+  const expected = await listExpectedMembers(context.database);
+  const unknown = without.find((word) => !expected.includes(word) && !members.some((member) => isNamed(member, word)));
+  if (unknown === undefined) return;
+  throw new KeyturnError(
+    'MEMBER_NOT_FOUND',
+    `there is no member "${unknown}", live, silent or expected; expected a name or an id; see: keyturn member list`,
+    { member: unknown },
+  );
 }
 
 async function formatsOf(context: ControlContext, keyring: StoredKeyring): Promise<readonly string[]> {
@@ -242,21 +314,22 @@ async function formatsOf(context: ControlContext, keyring: StoredKeyring): Promi
 async function converge(
   context: ControlContext,
   keyring: StoredKeyring,
-  need: { holdsKeyId?: number; writesWithKeyId?: number; algorithm?: string; formats?: readonly string[] },
+  need: Omit<Requirement, 'keyringId' | 'expectedMembers'>,
   goal: string,
-): Promise<void> {
-  const laggards = await waitForMembers(
-    context.database,
-    { keyringId: keyring.id, ...need, expectedMembers: context.config.expectMembers },
-    {
-      deadlineMs: context.patienceMs ?? defaultPatienceMs,
-      onWait: (waiting) =>
-        context.onProgress(
-          `waiting until every live member ${goal}: ${waiting.map(({ member, why }) => `${member} ${why}`).join('; ')}`,
-        ),
-    },
-  );
-  if (laggards.length === 0) return;
+): Promise<readonly Laggard[]> {
+  const requirement = {
+    keyringId: keyring.id,
+    ...need,
+    expectedMembers: await listExpectedMembers(context.database),
+  };
+  const laggards = await waitForMembers(context.database, requirement, {
+    deadlineMs: context.patienceMs ?? defaultPatienceMs,
+    onWait: (waiting) =>
+      context.onProgress(
+        `waiting until every live member ${goal}: ${waiting.map(({ member, why }) => `${member} ${why}`).join('; ')}`,
+      ),
+  });
+  if (laggards.length === 0) return findExcused(await listMembers(context.database), requirement);
   throw new KeyturnError(
     'MEMBER_BEHIND',
     `not every live member ${goal}: ${laggards.map(({ member, why }) => `${member} ${why}`).join('; ')}; update or stop it, then repeat the command`,
@@ -269,26 +342,29 @@ export interface RotateOptions {
   /** Milliseconds: leave a younger active key alone. */
   readonly ifOlderThanMs: number | undefined;
   readonly reason: string | undefined;
+  /** Names or ids of members that are not waited for. */
+  readonly without?: readonly string[];
 }
 
 /** Stage and activate. A staged key left by an earlier attempt is the one that is activated. */
 export async function rotateKey(
   context: ControlContext,
   options: RotateOptions,
-): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
+): Promise<Activated & { readonly isNew: boolean }> {
   const keyring = await chooseKeyring(context.database, options.keyring);
+  await refuseUnlessKnown(context, options.without ?? [], options.reason);
   const active = keyring.keys.find((key) => key.state === 'active');
   if (active !== undefined && !(await isRotationDue(context, keyring, options.ifOlderThanMs))) {
     await converge(
       context,
       keyring,
-      { writesWithKeyId: Number(active.id) },
+      { writesWithKeyId: Number(active.id), without: options.without ?? [] },
       `writes with ${keyTitle(keyring.name, active)}`,
     );
-    return { keyring: keyring.name, key: listingOf(keyring, active), isNew: false };
+    return { keyring: keyring.name, key: listingOf(keyring, active), without: [], isNew: false };
   }
   const staged = await stageKey(context, keyring.name, options.reason);
-  const activated = await activate(context, keyring.name, String(staged.key.id), options.reason);
+  const activated = await activate(context, keyring.name, String(staged.key.id), options.reason, options.without);
   return { ...activated, isNew: true };
 }
 

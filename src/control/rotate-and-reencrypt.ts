@@ -5,7 +5,7 @@ import { isFinished } from '../rotation/run.js';
 import type { Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { readDryRun, refuseAfterFailedDryRun, type DryRunSummary } from './dry-run.js';
-import { chooseKeyring, isRotationDue, rotateKey, type KeyListing, type RotateOptions } from './keys.js';
+import { chooseKeyring, isRotationDue, rotateKey, type Activated, type RotateOptions } from './keys.js';
 import { findRunToResume, orderRun, showRun, type RunReport, type RunRequest } from './runs.js';
 import { limitRun } from './steer-runs.js';
 
@@ -49,9 +49,7 @@ export interface RotateAndReencryptOptions extends RotateOptions {
   readonly supply: RunnerSupply;
 }
 
-export interface RotatedAndBegun extends BegunRun {
-  readonly keyring: string;
-  readonly key: KeyListing;
+export interface RotatedAndBegun extends BegunRun, Activated {
   /** False when the active key was young enough to stay. */
   readonly isNew: boolean;
 }
@@ -66,20 +64,24 @@ export async function rotateAndReencrypt(
   const before = isDue ? undefined : await findEarlierRun(context, keyring.name);
   if (before?.state !== 'succeeded') await options.supply.require();
   const rotated = await rotateKey(context, options);
+  const begun = await reencryptToActive(context, { ...options, keyring: keyring.name });
+  return { ...rotated, ...begun };
+}
+
+/** The second half of it: repeating it never orders a second run, not even after the first has ended well. */
+export async function reencryptToActive(
+  context: ControlContext,
+  order: { readonly keyring: string; readonly reason: string | undefined; readonly supply: RunnerSupply },
+): Promise<BegunRun> {
   const request: RunRequest = {
     kind: 'reencrypt',
-    keyring: keyring.name,
+    keyring: order.keyring,
     target: undefined,
     scope: undefined,
     deep: false,
-    reason: options.reason,
+    reason: order.reason,
   };
-  const begun = await begin(context, {
-    request,
-    earlier: await findEarlierRun(context, keyring.name),
-    supply: options.supply,
-  });
-  return { ...rotated, ...begun };
+  return begin(context, { request, earlier: await findEarlierRun(context, order.keyring), supply: order.supply });
 }
 
 /**

@@ -3,9 +3,10 @@
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
+import { isOpen } from '../rotation/schedule.js';
 import { getKeyring, listKeyringNames } from '../store/keys.js';
 import { hasLeader } from '../store/leadership.js';
-import { listMembers, type MemberRow } from '../store/members.js';
+import { listExpectedMembers, listMembers, type MemberRow } from '../store/members.js';
 import { findQueueRecord } from '../store/queue-record.js';
 import { listRegistered } from '../store/registry.js';
 import { countUnresolved } from '../store/quarantine.js';
@@ -13,6 +14,7 @@ import { findRunToward, listUnfinishedRuns, sumRun, type Run } from '../store/ru
 import type { ControlContext } from './context.js';
 import { nextCommand, nothingToDo } from './next-command.js';
 import { findRunners, listRuns, type RunReport } from './runs.js';
+import { findScheduleReport, type ScheduleReport } from './schedules.js';
 
 export interface KeyringStatus {
   readonly keyring: string;
@@ -28,6 +30,7 @@ export interface KeyringStatus {
   readonly last_run: { readonly run_id: number; readonly state: string; readonly verified_at: string | null } | null;
   /** Cells that failed and are not resolved. */
   readonly cells_in_quarantine: number;
+  readonly schedule: ScheduleReport | null;
   readonly next: string;
 }
 
@@ -92,9 +95,10 @@ async function keyringStatus(
       : findLaggards(members, {
           keyringId: keyring.id,
           writesWithKeyId: Number(active.id),
-          expectedMembers: context.config.expectMembers,
+          expectedMembers: await listExpectedMembers(database),
         });
   const quarantined = await countUnresolved(database, keyring.id);
+  const schedule = await findScheduleReport(database, keyring.id);
   const targets = (await listRegistered(database)).filter((target) => target.keyringId === keyring.id).length;
   return {
     keyring: keyring.name,
@@ -111,19 +115,22 @@ async function keyringStatus(
         ? null
         : { run_id: lastRun.id, state: lastRun.state, verified_at: lastRun.verifiedAt?.toISOString() ?? null },
     cells_in_quarantine: quarantined,
-    next: nextCommand({
-      keyring: keyring.name,
-      isStaged: staged !== undefined,
-      oldestDecryptOnly: decryptOnly[0] === undefined ? undefined : String(decryptOnly[0].id),
-      targets,
-      unfinished:
-        unfinished.find((run) => run.keyringId === keyring.id && run.state === 'paused') ??
-        unfinished.find((run) => run.keyringId === keyring.id),
-      lastRun,
-      isStaleSince: await isStaleSince(context, lastRun),
-      quarantined,
-      runners: await findRunners(context),
-    }),
+    schedule: schedule ?? null,
+    next:
+      commandBesideSchedule(schedule) ??
+      nextCommand({
+        keyring: keyring.name,
+        isStaged: staged !== undefined,
+        oldestDecryptOnly: decryptOnly[0] === undefined ? undefined : String(decryptOnly[0].id),
+        targets,
+        unfinished:
+          unfinished.find((run) => run.keyringId === keyring.id && run.state === 'paused') ??
+          unfinished.find((run) => run.keyringId === keyring.id),
+        lastRun,
+        isStaleSince: await isStaleSince(context, lastRun),
+        quarantined,
+        runners: await findRunners(context),
+      }),
   };
 }
 
@@ -132,4 +139,12 @@ async function isStaleSince({ database }: ControlContext, lastRun: Run | undefin
   if (lastRun === undefined) return false;
   const scan = await findRunToward(database, lastRun.keyringId, lastRun.targetKeyId, 'verify');
   return scan !== undefined && scan.id > lastRun.id && (await sumRun(database, scan)).staleCells > 0;
+}
+
+/** What a schedule has begun needs no other hand, unless it waits for one. */
+function commandBesideSchedule(schedule: ScheduleReport | undefined): string | undefined {
+  const latest = schedule?.latest ?? undefined;
+  // Its run is looked at as any other.
+  if (latest === undefined || !isOpen(latest.state) || latest.state === 'reencrypting') return undefined;
+  return latest.waits_for === null ? nothingToDo : 'keyturn schedule list';
 }

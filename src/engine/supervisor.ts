@@ -39,6 +39,8 @@ export interface SupervisorOptions {
 }
 
 export interface Supervisor {
+  /** As of the last tick; undefined while another one leads. */
+  readonly leadership: Leadership | undefined;
   /** Gives up the lead after the tick in hand. Safe twice. */
   stop(): Promise<void>;
 }
@@ -150,6 +152,9 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   })();
 
   return {
+    get leadership() {
+      return leadership;
+    },
     async stop() {
       isStopped = true;
       wake();

@@ -91,11 +91,11 @@ export interface OpenWorker {
   close(): Promise<void>;
 }
 
-export function openWorker(address: QueueAddress, name: string, processor: Processor<BatchJob>): OpenWorker {
+export function openWorker<T>(address: QueueAddress, name: string, processor: Processor<T>): OpenWorker {
   // BullMQ hands the abort signal only to processors that declare three plain parameters.
   if (processor.length < 3) throw new Error('a processor must declare (job, token, signal)');
   if (address.backend === 'postgres') {
-    const worker = new withPostgres.Worker<BatchJob>(name, processor, {
+    const worker = new withPostgres.Worker<T>(name, processor, {
       ...workerSettings,
       connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix },
     });
@@ -103,7 +103,7 @@ export function openWorker(address: QueueAddress, name: string, processor: Proce
   }
   const connection = new Redis(address.url.expose(), { maxRetriesPerRequest: null, connectTimeout: 5_000 });
   connection.on('error', ignore);
-  const worker = new Worker<BatchJob>(name, processor, { ...workerSettings, connection, prefix: address.prefix });
+  const worker = new Worker<T>(name, processor, { ...workerSettings, connection, prefix: address.prefix });
   return {
     worker: worker as unknown as Worker,
     async close() {

@@ -20,7 +20,7 @@ export function consumeBatches(address: QueueAddress, options: ConsumeOptions): 
   const inHand = new Set<Promise<void>>();
   const onHandlerTrouble = limited(options.onTrouble);
 
-  const open = openWorker(address, batchQueueName, async (job, _token, signal) => {
+  const open = openWorker<BatchJob>(address, batchQueueName, async (job, _token, signal) => {
     const batch = jobOf(job.data);
     if (batch === undefined) return;
     const aborted = signal === undefined ? stopping.signal : AbortSignal.any([stopping.signal, signal]);

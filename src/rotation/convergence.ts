@@ -1,6 +1,7 @@
 // Who holds a rotation back: the live members that cannot do yet what the next step needs of all of them (I5).
 
 export interface ReportingMember {
+  readonly id: string;
   readonly name: string;
   readonly kind: string;
   readonly host: string;
@@ -28,6 +29,8 @@ export interface Requirement {
   readonly formats?: readonly string[];
   /** Names that must be among the live members. */
   readonly expectedMembers?: readonly string[];
+  /** Names or ids of those that the operator goes on without. */
+  readonly without?: readonly string[];
 }
 
 export interface Laggard {
@@ -36,18 +39,39 @@ export interface Laggard {
 }
 
 export function findLaggards(members: readonly ReportingMember[], requirement: Requirement): readonly Laggard[] {
-  const live = members.filter(
-    (member) => member.isLive && member.keyrings.some((held) => held.keyringId === requirement.keyringId),
-  );
-  const behind = live.flatMap((member) => {
-    const why = whyBehind(member, requirement);
-    return why === undefined ? [] : [{ member: memberTitle(member), why }];
-  });
+  return findBehind(members, requirement, false);
+}
+
+/** Those that `without` names and that would be laggards otherwise. */
+export function findExcused(members: readonly ReportingMember[], requirement: Requirement): readonly Laggard[] {
+  return findBehind(members, requirement, true);
+}
+
+function findBehind(
+  members: readonly ReportingMember[],
+  requirement: Requirement,
+  isExcused: boolean,
+): readonly Laggard[] {
+  const { without = [], expectedMembers = [] } = requirement;
+  const live = members.filter((member) => member.isLive && member.keyrings.length > 0);
+  const behind = live
+    .filter((member) => member.keyrings.some((held) => held.keyringId === requirement.keyringId))
+    .filter((member) => without.some((word) => isNamed(member, word)) === isExcused)
+    .flatMap((member) => {
+      const why = whyBehind(member, requirement);
+      return why === undefined ? [] : [{ member: memberTitle(member), why }];
+    });
+  // One that is live with other keyrings only is not missing: it has nothing to do with this one.
   const names = new Set(live.map((member) => member.name));
-  const absent = (requirement.expectedMembers ?? [])
-    .filter((name) => !names.has(name))
+  const absent = expectedMembers
+    .filter((name) => !names.has(name) && without.includes(name) === isExcused)
     .map((name) => ({ member: name, why: 'is expected and not live' }));
   return [...behind, ...absent];
+}
+
+/** A name stands for every process of that name, an id for one. */
+export function isNamed(member: Pick<ReportingMember, 'id' | 'name'>, word: string): boolean {
+  return member.id === word || member.name === word;
 }
 
 function whyBehind(member: ReportingMember, requirement: Requirement): string | undefined {

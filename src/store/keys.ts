@@ -79,6 +79,7 @@ export interface KeyringSettings {
   readonly algorithm: AlgorithmName;
   /** Where the root key is found, the preferred first. A URI names a place, never a key. */
   readonly rootUris: readonly string[];
+  readonly cryptoperiodDays: number;
 }
 
 export async function insertKeyring(
@@ -87,18 +88,20 @@ export async function insertKeyring(
   settings: KeyringSettings,
   reason: string | undefined,
 ): Promise<void> {
-  await client.query('INSERT INTO keyturn.keyring (id, name, algorithm, root_uris) VALUES ($1, $2, $3, $4)', [
-    id,
-    settings.name,
-    settings.algorithm,
-    settings.rootUris,
-  ]);
+  await client.query(
+    'INSERT INTO keyturn.keyring (id, name, algorithm, root_uris, cryptoperiod_days) VALUES ($1, $2, $3, $4, $5)',
+    [id, settings.name, settings.algorithm, settings.rootUris, settings.cryptoperiodDays],
+  );
   await writeAudit(client, {
     action: 'keyring.create',
     object: `keyring ${settings.name}`,
     reason,
-    after: { algorithm: settings.algorithm, rootUris: settings.rootUris },
+    after: settingsOf(settings),
   });
+}
+
+function settingsOf({ algorithm, rootUris, cryptoperiodDays }: KeyringSettings): Record<string, unknown> {
+  return { algorithm, rootUris, cryptoperiodDays };
 }
 
 /** Writes, and records, only what differs. */
@@ -107,17 +110,17 @@ export async function updateKeyring(
   settings: KeyringSettings,
   reason: string | undefined,
 ): Promise<void> {
-  const { rows } = await client.query('SELECT algorithm, root_uris FROM keyturn.keyring WHERE name = $1 FOR UPDATE', [
-    settings.name,
-  ]);
-  const before = { algorithm: rows[0]?.[0], rootUris: rows[0]?.[1] };
-  const after = { algorithm: settings.algorithm, rootUris: settings.rootUris };
+  const { rows } = await client.query(
+    'SELECT algorithm, root_uris, cryptoperiod_days FROM keyturn.keyring WHERE name = $1 FOR UPDATE',
+    [settings.name],
+  );
+  const before = { algorithm: rows[0]?.[0], rootUris: rows[0]?.[1], cryptoperiodDays: rows[0]?.[2] };
+  const after = settingsOf(settings);
   if (JSON.stringify(before) === JSON.stringify(after)) return;
-  await client.query('UPDATE keyturn.keyring SET algorithm = $2, root_uris = $3 WHERE name = $1', [
-    settings.name,
-    settings.algorithm,
-    settings.rootUris,
-  ]);
+  await client.query(
+    'UPDATE keyturn.keyring SET algorithm = $2, root_uris = $3, cryptoperiod_days = $4 WHERE name = $1',
+    [settings.name, settings.algorithm, settings.rootUris, settings.cryptoperiodDays],
+  );
   await writeAudit(client, { action: 'keyring.update', object: `keyring ${settings.name}`, reason, before, after });
 }
 

@@ -13,6 +13,8 @@ test.each([
   ['a run that is no number', ['run', 'show', 'last'], /Expected the number of a run/],
   ['a duration without a unit', ['key', 'rotate', '--if-older-than', '80'], /such as 80d, 12h, 30m or 45s/],
   ['no worker at all', ['reencrypt', '--local', '0'], /from 1 to 64/],
+  ['a calendar without an end', ['schedule', 'list', '--calendar', '1000'], /from 1 to 50/],
+  ['gradual days without a unit', ['schedule', 'set', '--gradual', '30'], /such as 80d, 12h, 30m or 45s/],
   ['waiting for a run that was not asked for', ['key', 'rotate', '--wait'], /--reencrypt/],
   [
     'statements and a deep verification at once',

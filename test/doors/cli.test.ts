@@ -250,6 +250,12 @@ describe('--json', () => {
       state: 'pending',
     });
     expect(await tell('quarantine resolve', '--target', 'customer', '--reason', 'gone')).toEqual({ cells: 2 });
+    await database.pool.query(`INSERT INTO keyturn.expected_member VALUES ('shop')`);
+    expect(await tell('member list')).toEqual({ members: [], missing: ['shop'] });
+    expect(await tell('member forget', 'shop')).toEqual({ forgotten: [], no_longer_expected: true, if_alive: [] });
+    expect(await tell('schedule set')).toMatchObject({ schedule: { keyring: 'customers', gradual_days: 30 } });
+    expect(await tell('schedule list')).toMatchObject({ schedules: [{ cron: '0 3 1 */3 *' }] });
+    expect(await tell('schedule remove')).toEqual({ keyring: 'customers', cancelled: null });
     await database.pool.query('ALTER TABLE customer RENAME TO client');
     expect(await tell('target rename', 'customer', 'client')).toMatchObject({ target: { table: 'public.client' } });
 

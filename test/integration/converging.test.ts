@@ -112,13 +112,13 @@ describe('who holds an activation back', () => {
   });
 
   test('a missing expected member holds it back, a present one does not', async () => {
-    const expecting: ControlContext = { ...patient, config: { ...patient.config, expectMembers: ['shop'] } };
-    await expect(activate(expecting, undefined, undefined, undefined)).rejects.toMatchObject({
+    await shop.query(`INSERT INTO keyturn.expected_member VALUES ('shop')`);
+    await expect(activate(patient, undefined, undefined, undefined)).rejects.toMatchObject({
       code: 'MEMBER_BEHIND',
       message: expect.stringContaining('shop is expected and not live') as string,
     });
     await insertMember(shop, { name: 'shop', holds: [1, 2], writes: 2 });
-    expect(await activate(expecting, undefined, undefined, undefined)).toMatchObject({ key: { state: 'active' } });
+    expect(await activate(patient, undefined, undefined, undefined)).toMatchObject({ key: { state: 'active' } });
   });
 
   test('after the activation one that still writes with the old key is named; runs wait for it too, and repeating goes on', async () => {

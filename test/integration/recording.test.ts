@@ -24,6 +24,8 @@ const watched: Readonly<Record<string, string>> = {
   retirement: 'true',
   target: 'true',
   target_column: 'true',
+  expected_member: 'true',
+  schedule: `TG_OP <> 'UPDATE' OR to_jsonb(NEW) - 'next_at' IS DISTINCT FROM to_jsonb(OLD) - 'next_at'`,
   run: `TG_OP <> 'UPDATE' OR to_jsonb(NEW) - 'held_back_by' IS DISTINCT FROM to_jsonb(OLD) - 'held_back_by'`,
 };
 
@@ -40,6 +42,7 @@ const unwatched: Readonly<Record<string, string>> = {
   member: 'who is there',
   member_keyring: 'what members hold',
   migration: 'the schema',
+  occurrence: 'how far a schedule has come; its keys and runs are recorded',
   pace: 'what was measured',
   quarantine: 'cells of a run',
   run_target: 'planning of a run',

@@ -1,6 +1,12 @@
 // Who holds a rotation back: what each live member must report, one missing thing at a time.
 import { describe, expect, test } from 'vitest';
-import { findLaggards, memberTitle, type ReportingMember, type Requirement } from '../../src/rotation/convergence.js';
+import {
+  findExcused,
+  findLaggards,
+  memberTitle,
+  type ReportingMember,
+  type Requirement,
+} from '../../src/rotation/convergence.js';
 
 const requirement: Requirement = {
   keyringId: 'ring',
@@ -16,6 +22,7 @@ function member(
   const { holds = [1, 2], ...rest } = changes;
   const writes = 'writes' in changes ? changes.writes : 2;
   return {
+    id: 'id-1',
     name: 'shop',
     kind: 'application',
     host: 'host-1',
@@ -62,6 +69,29 @@ describe('I5 laggards', () => {
     expect(findLaggards([member({ name: 'other' })], expecting)).toEqual(absent);
     expect(findLaggards([member({ isLive: false })], expecting)).toEqual(absent);
     expect(findLaggards([member({ keyrings: [] })], expecting)).toEqual(absent);
+  });
+
+  test('one that is live with another keyring only is not missing', () => {
+    const elsewhere = member({ keyrings: [{ keyringId: 'other', generation: 1, writeKeyId: 9, heldKeyIds: [9] }] });
+    expect(findLaggards([elsewhere], { ...requirement, expectedMembers: ['shop'] })).toEqual([]);
+  });
+
+  test('one that the operator goes on without is excused by name or id, and the others are not', () => {
+    const behind = member({ holds: [1] });
+    const other = member({ id: 'id-2', name: 'billing', holds: [1] });
+    for (const without of [['shop'], ['id-1']]) {
+      const going = { ...requirement, without, expectedMembers: ['gone'] };
+      const gone = { member: 'gone', why: 'is expected and not live' };
+      expect(findLaggards([behind, other], going)).toEqual([
+        { member: memberTitle(other), why: 'does not hold key 2' },
+        gone,
+      ]);
+      expect(findExcused([behind, other], going)).toEqual([
+        { member: memberTitle(behind), why: 'does not hold key 2' },
+      ]);
+      expect(findExcused([], { ...going, without: ['gone'] })).toEqual([gone]);
+    }
+    expect(findExcused([member()], { ...requirement, without: ['shop'] })).toEqual([]);
   });
 
   test('what is not required is not asked', () => {

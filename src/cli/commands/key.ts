@@ -1,5 +1,5 @@
 // key list, rotate, stage, activate, retire, restore.
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
 import {
   activate,
   listKeys,
@@ -7,8 +7,8 @@ import {
   retire,
   rotateKey,
   stageKey,
+  type Activated,
   type KeyringListing,
-  type KeyListing,
 } from '../../control/keys.js';
 import { rotateAndReencrypt } from '../../control/rotate-and-reencrypt.js';
 import type { Cli } from '../cli.js';
@@ -26,7 +26,11 @@ interface KeyOptions {
   readonly json?: true;
 }
 
-interface RotateOptions extends KeyOptions, Waiting {
+interface ActivateOptions extends KeyOptions {
+  readonly without?: readonly string[];
+}
+
+interface RotateOptions extends ActivateOptions, Waiting {
   readonly ifOlderThan?: number;
   readonly reencrypt?: true;
 }
@@ -62,6 +66,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
         .description('Make a new data key and activate it; with --reencrypt, move every row to it as well.'),
     )
       .option('--if-older-than <age>', 'leave an active key alone that is younger (80d, 12h, 30m)', parseDuration)
+      .addOption(withoutOption())
       .option('--reencrypt', 'order a run that moves every row to the active key')
       .option('--wait', 'with --reencrypt: wait for its end and report it; needs a live supervisor and worker')
       .addOption(localOption())
@@ -117,26 +122,30 @@ export function addKeyCommands(program: Command, cli: Cli): void {
         .command('activate')
         .description('Make a staged key, or an earlier one, the key that encrypts.')
         .argument('[key]', 'id (17) or version (v3); the staged key where left out'),
-    ).action((name: string | undefined, options: KeyOptions) =>
-      cli.run({ isJson: options.json, file: 'read' }, async ({ context, output }) => {
-        const activated = await activate(context, options.keyring, name, options.reason);
-        output.report(activated, () => [
-          `${activated.key.title} is active; every live member writes with it`,
-          '',
-          `next: keyturn reencrypt --keyring ${activated.keyring} --wait`,
-        ]);
-      }),
-    ),
+    )
+      .addOption(withoutOption())
+      .action((name: string | undefined, options: ActivateOptions) =>
+        cli.run({ isJson: options.json, file: 'read' }, async ({ context, output }) => {
+          const activated = await activate(context, options.keyring, name, options.reason, options.without);
+          output.report(activated, () => [
+            activatedWords(activated),
+            ...withoutLines(activated),
+            '',
+            `next: keyturn reencrypt --keyring ${activated.keyring} --wait`,
+          ]);
+        }),
+      ),
     {
       changes:
         'the active key, once every live member can decrypt with it; the key it replaces goes on decrypting. No row is touched.',
       examples: [
         ['keyturn key activate', 'the staged key'],
         ['keyturn key activate v1', 'back to an earlier key'],
+        ['keyturn key activate --without billing --reason "down until Monday"', 'not waiting for one member'],
       ],
       exits: {
         3: 'no such key',
-        4: 'a live member is behind (the message names it), or the key is in no state to be activated',
+        4: 'a live or expected member is behind (the message names it), or the key is in no state to be activated',
         ...wrongRoot,
       },
     },
@@ -209,11 +218,17 @@ function changing(command: Command): Command {
 function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
   return cli.run({ isJson: options.json, file: 'read' }, async (running) => {
     const { context, output } = running;
-    const rotation = { keyring: options.keyring, ifOlderThanMs: options.ifOlderThan, reason: options.reason };
+    const rotation = {
+      keyring: options.keyring,
+      ifOlderThanMs: options.ifOlderThan,
+      reason: options.reason,
+      without: options.without ?? [],
+    };
     if (options.reencrypt !== true) {
       const rotated = await rotateKey(context, rotation);
       output.report(rotated, () => [
         rotatedWords(rotated),
+        ...withoutLines(rotated),
         '',
         `next: ${rotated.isNew ? `keyturn reencrypt --keyring ${rotated.keyring} --wait` : 'keyturn status'}`,
       ]);
@@ -222,12 +237,13 @@ function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
     const staff = staffFor(cli, running, options);
     const { begin, report, ...rotated } = await rotateAndReencrypt(context, { ...rotation, supply: staff.supply });
     if (staff.waits) output.note(rotatedWords(rotated));
+    for (const line of withoutLines(rotated)) output.note(line);
     await endBegun(
       {
         running,
         staff,
         before: {
-          value: { key: rotated.key, isNew: rotated.isNew },
+          value: { key: rotated.key, isNew: rotated.isNew, without: rotated.without },
           lines: staff.waits ? [] : [rotatedWords(rotated)],
         },
       },
@@ -236,10 +252,24 @@ function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
   });
 }
 
-function rotatedWords({ key, isNew }: { key: KeyListing; isNew: boolean }): string {
-  return isNew
-    ? `${key.title} is active; every live member writes with it`
-    : `${key.title} stays active: it is young enough`;
+function rotatedWords(rotated: Activated & { readonly isNew: boolean }): string {
+  return rotated.isNew ? activatedWords(rotated) : `${rotated.key.title} stays active: it is young enough`;
+}
+
+function activatedWords({ key, without }: Activated): string {
+  return `${key.title} is active; every ${without.length === 0 ? '' : 'other '}live member writes with it`;
+}
+
+function withoutLines({ without }: Activated): readonly string[] {
+  return without.map(({ member, why, fails }) => `without ${member}, which ${why}: ${fails}`);
+}
+
+/** Repeatable. */
+function withoutOption(): Option {
+  return new Option(
+    '--without <member>',
+    'do not wait for this member (name or id); repeatable, needs --reason, and says what will fail there',
+  ).argParser((word: string, earlier: readonly string[] | undefined) => [...(earlier ?? []), word]);
 }
 
 function keyringLines(keyring: KeyringListing, output: Output): readonly string[] {

@@ -214,8 +214,20 @@ function keyringLines(keyring: KeyringStatus, output: Output): readonly string[]
       .filter(([, names]) => names.length > 0)
       .map(([title, names]) => `  ${title.padEnd(13)} ${names.join(', ')}`),
     `  coverage      ${coverageWords(keyring)}`,
+    ...(keyring.schedule === null ? [] : [`  schedule      ${scheduleWords(keyring.schedule)}`]),
     '',
   ];
+}
+
+function scheduleWords({ latest, next_at }: NonNullable<KeyringStatus['schedule']>): string {
+  const next = `next rotation ${formatTime(next_at)}`;
+  if (latest === null || latest.state === 'done' || latest.state === 'cancelled') return next;
+  if (latest.state === 'failed') return `${next}; that of ${formatTime(latest.due_at)} failed: ${latest.cause ?? ''}`;
+  const until =
+    latest.state === 'gradual' && latest.gradual_until !== null ? ` until ${formatTime(latest.gradual_until)}` : '';
+  const over = latest.over_by === null ? '' : `, to be over by ${formatTime(latest.over_by)}`;
+  const waits = latest.waits_for === null ? '' : `; waits: ${latest.waits_for}`;
+  return `rotation of ${formatTime(latest.due_at)} is ${latest.state}${until}${over}${latest.is_late ? ', late' : ''}${waits}`;
 }
 
 /** What the newest run toward the active key knows. */

@@ -41,7 +41,7 @@ export function addProcessCommands(program: Command, cli: Cli): void {
       }),
     {
       changes:
-        'the state of runs and batches. Needs DATABASE_URL and the queue, no root key. Any number may run; one leads, another takes over.',
+        'the state of runs and batches. Needs DATABASE_URL and the queue. It also carries out schedules; for their key step alone it needs the root key, and a database login that may change keys. Any number may run; one leads, another takes over.',
       examples: [['keyturn supervisor', 'one per cluster is enough, two survive the loss of one']],
       exits: { 4: 'workers are live on another queue', 130: 'ended by SIGINT', 143: 'ended by SIGTERM' },
     },

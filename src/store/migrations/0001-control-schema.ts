@@ -36,6 +36,7 @@ export const controlSchemaStatements: readonly string[] = [
   name text NOT NULL UNIQUE,
   algorithm text NOT NULL,
   root_uris text[] NOT NULL,
+  cryptoperiod_days integer NOT NULL DEFAULT 90 CHECK (cryptoperiod_days > 0),
   generation bigint NOT NULL DEFAULT 1,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )`,
@@ -152,6 +153,10 @@ END $$`,
   DELETE FROM keyturn.member m WHERE m.id = leave.member_id AND m.login = session_user;
 $$`,
   `REVOKE ALL ON FUNCTION keyturn.beat(jsonb, jsonb), keyturn.leave(uuid) FROM PUBLIC`,
+  // Names that keyturn.yaml expects among the live members.
+  `CREATE TABLE keyturn.expected_member (
+  name text PRIMARY KEY
+)`,
   `CREATE TABLE keyturn.run (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   kind text NOT NULL CHECK (kind IN ('reencrypt', 'dry_run', 'verify')),
@@ -273,6 +278,36 @@ $$`,
   fencing_token bigint NOT NULL,
   expires_at timestamptz NOT NULL
 )`,
+  // One policy per keyring. A schedule that was removed stays as the history of its occurrences.
+  `CREATE TABLE keyturn.schedule (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  keyring_id uuid NOT NULL UNIQUE REFERENCES keyturn.keyring,
+  cron text NOT NULL,
+  time_zone text NOT NULL,
+  gradual_seconds bigint NOT NULL CHECK (gradual_seconds >= 0),
+  next_at timestamptz NOT NULL,
+  enabled boolean NOT NULL DEFAULT true,
+  reason text,
+  created_by text NOT NULL DEFAULT session_user,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+)`,
+  // One due time of a schedule, and how far its policy has come. A time fires once, whoever sees it.
+  `CREATE TABLE keyturn.occurrence (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  schedule_id bigint NOT NULL REFERENCES keyturn.schedule,
+  period timestamptz NOT NULL,
+  state text NOT NULL DEFAULT 'due' CHECK (state IN ('due', 'rotating', 'gradual', 'reencrypting', 'retiring', 'done', 'failed', 'cancelled')),
+  waits_for text,
+  not_before timestamptz NOT NULL DEFAULT '-infinity',
+  key_id bigint REFERENCES keyturn.data_key,
+  gradual_until timestamptz,
+  run_id bigint REFERENCES keyturn.run,
+  fired_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  finished_at timestamptz,
+  cause text,
+  UNIQUE (schedule_id, period)
+)`,
+  `CREATE UNIQUE INDEX occurrence_one_open ON keyturn.occurrence (schedule_id) WHERE state NOT IN ('done', 'failed', 'cancelled')`,
   // before and after are json, not jsonb: the text that was written is the text that was hashed, whatever the server version.
   `CREATE TABLE keyturn.audit (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
