@@ -1,12 +1,13 @@
 // init: brings schema, keyrings, first data keys and targets into the database, each only where missing. Refuses a wrong
 // root key before the first write. The only writer of the registry besides `target rename`.
 import { randomUUID } from 'node:crypto';
-import type { ColumnConfig, TargetConfig } from '../config.js';
+import type { ColumnConfig, Config, TargetConfig } from '../config.js';
 import { examineTarget, type Finding } from '../engine/preflight.js';
 import { KeyturnError } from '../errors.js';
 import { matchRoots, openKeyringOrRefuse } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import { migrateQueueSchema, queueSchemaStatements } from '../queue/schema.js';
+import { healthSources, optionalByDefault, type HealthSource } from '../rotation/health.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable, type CatalogTable } from '../store/catalog.js';
 import type { Queryable } from '../store/database.js';
@@ -24,6 +25,7 @@ import {
   lockKeyring,
   updateKeyring,
 } from '../store/keys.js';
+import { writePaceSettings, type PaceSettings } from '../store/pace-settings.js';
 import {
   bindingsLost,
   insertColumn,
@@ -62,6 +64,7 @@ export async function init(context: ControlContext): Promise<InitReport> {
       'CONFIG_INVALID',
       'DATABASE_URL is not set; point it at the database that holds the encrypted columns',
     );
+  const paceSettings = paceSettingsOf(config);
   const rootsByKeyring = await openAndCheckRoots(context);
   context.onProgress('migrating the control schema');
   const migrations = await migrate(url);
@@ -71,9 +74,23 @@ export async function init(context: ControlContext): Promise<InitReport> {
   for (const keyring of config.keyrings)
     keyrings.push(await ensureKeyring(context, keyring.name, rootsByKeyring(keyring.name)));
   const registered = await registerTargets(context);
+  await database.transaction((client) => writePaceSettings(client, paceSettings));
   const grants = grantStatements(config.roles, grantedTargets(config.targets), true);
   for (const statement of grants) await database.query(statement);
   return { migrations, keyrings, ...registered, grants };
+}
+
+/** Throws CONFIG_INVALID for a source of health that does not exist. */
+function paceSettingsOf({ pace, source }: Config): PaceSettings {
+  const isKnown = (name: string): name is HealthSource => healthSources.some((known) => known === name);
+  const names = pace.optional ?? optionalByDefault;
+  const unknown = names.filter((name) => !isKnown(name));
+  if (unknown.length === 0) return { cpus: pace.cpus, optional: names.filter(isKnown) };
+  throw new KeyturnError(
+    'CONFIG_INVALID',
+    `${source}: pace.optional names ${unknown.join(', ')}; known: ${healthSources.join(', ')}`,
+    { source },
+  );
 }
 
 /** All DDL and grants for an empty database, for people who run it themselves; connects to nothing. */
