@@ -28,6 +28,7 @@ import {
 } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { chooseKeyring } from './keys.js';
+import { readPaceReport, type PaceReport } from './pace.js';
 
 export interface RunRequest {
   readonly kind: RunKind;
@@ -73,6 +74,8 @@ export interface RunReport {
   readonly slices: number;
   readonly round: number;
   readonly held_back_by: string | null;
+  /** Of all workers together, while the run is at work. */
+  readonly pace: PaceReport | null;
   readonly reason: string | null;
   readonly requested_by: string;
   /** Rows of the current pass looked at, and the planner's estimate of all. */
@@ -300,6 +303,7 @@ async function report(context: ControlContext, run: Run): Promise<RunReport> {
     slices: totals.slices,
     round: run.round,
     held_back_by: run.heldBackBy ?? null,
+    pace: isWorking(run.state) ? await readPaceReport(database) : null,
     reason: run.reason ?? null,
     requested_by: run.requestedBy,
     pass_rows: totals.passRows,

@@ -11,6 +11,7 @@ import { findQueueRecord } from '../store/queue-record.js';
 import { listRegistered } from '../store/registry.js';
 import { findRunToward, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
+import { readPaceReport, type PaceReport } from './pace.js';
 import { listRuns, type RunReport } from './runs.js';
 
 export interface KeyringStatus {
@@ -38,6 +39,7 @@ export interface StatusReport {
   }[];
   readonly supervisor: boolean;
   readonly queue: { readonly backend: string; readonly prefix: string } | null;
+  readonly pace: PaceReport | null;
   readonly runs: readonly RunReport[];
   /** The next safe command. */
   readonly next: string;
@@ -62,6 +64,7 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
     })),
     supervisor: await hasLeader(database),
     queue: queue === undefined ? null : { backend: queue.backend, prefix: queue.prefix },
+    pace: await readPaceReport(database),
     runs,
     next: keyrings.length === 0 ? 'keyturn init' : next,
   };

@@ -10,6 +10,7 @@ import type { Database, Queryable } from '../store/database.js';
 import { stillLeads, type Leadership } from '../store/leadership.js';
 import { getKeyring } from '../store/keys.js';
 import { listMembers } from '../store/members.js';
+import { readPace } from '../store/pace.js';
 import { listFailures } from '../store/quarantine.js';
 import {
   listUnplanned,
@@ -78,7 +79,7 @@ async function proceed(supervision: Supervision, run: Run): Promise<void> {
   await setHeldBack(
     database,
     run,
-    waiting ?? (workers === 0 ? 'no live worker; start one with: keyturn worker' : undefined),
+    waiting ?? (workers === 0 ? 'no live worker; start one with: keyturn worker' : (await readPace(database))?.reason),
   );
   if (waiting !== undefined) return;
   const wanted = 2 * dispatchWindow(workers) - (await countPendingRanges(database, run.id, run.pass));

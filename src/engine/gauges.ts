@@ -233,11 +233,14 @@ function canaryReader(database: Database): Read {
   };
 }
 
-/** In a small table the share says nothing: it is vacuumed in a moment. */
-const fewDeadRows = 100_000;
+/**
+ * Less is vacuumed in seconds and no disk is filled by it; a table that is rewritten faster than autovacuum looks at it
+ * (once a minute) would only be kept waiting.
+ */
+const fewDeadBytes = 1_073_741_824;
 
-function isWorthCleaning({ deadRows }: TableHealth): boolean {
-  return deadRows >= fewDeadRows;
+function isWorthCleaning({ bytes, deadRows, liveRows }: TableHealth): boolean {
+  return bytes * (deadRows / Math.max(1, deadRows + liveRows)) >= fewDeadBytes;
 }
 
 function deadReading({ table, deadRows, liveRows, isCleanedUp }: TableHealth): Reading {

@@ -29,7 +29,8 @@ export interface PaceState {
   /** A worker rests `nice` times as long as it worked. */
   readonly nice: number;
   readonly heldUntilMs: number | undefined;
-  /** How long the next hold lasts. */
+  /** How long the hold in force lasts, and the next one would. */
+  readonly heldForMs: number;
   readonly holdMs: number;
   /** Since when every reading is below 0.7 of its soft limit; begins anew with each step up. */
   readonly calmSinceMs: number | undefined;
@@ -39,7 +40,8 @@ export interface PaceState {
 
 export interface PaceDecision {
   readonly state: PaceState;
-  readonly targetWorkers: number;
+  /** Undefined for as many as there are. */
+  readonly targetWorkers: number | undefined;
   readonly nice: number;
   /** In words, what holds the fleet back; undefined at full pace. */
   readonly reason: string | undefined;
@@ -62,6 +64,7 @@ export const initialPaceState: PaceState = {
   target: undefined,
   nice: 0,
   heldUntilMs: undefined,
+  heldForMs: 0,
   holdMs: firstHoldMs,
   calmSinceMs: undefined,
   reason: undefined,
@@ -79,9 +82,9 @@ export function decidePace(before: PaceState, observation: Observation, nowMs: n
   const state = nextState(before, judged, observation, nowMs);
   return {
     state,
-    targetWorkers: Math.min(state.target ?? observation.workers, observation.workers),
+    targetWorkers: state.target,
     nice: state.nice,
-    reason: reasonOf(state, observation.workers, nowMs),
+    reason: reasonOf(state, observation.workers),
     unseen: observation.gauges.flatMap((gauge) => (gauge.isOptional ? (unseenWords(gauge) ?? []) : [])),
   };
 }
@@ -135,6 +138,7 @@ function hold(before: PaceState, reason: string, nowMs: number): PaceState {
     target: 0,
     nice: Math.max(softNice, before.nice),
     heldUntilMs: nowMs + before.holdMs,
+    heldForMs: before.holdMs,
     holdMs: Math.min(longestHoldMs, 2 * before.holdMs),
     calmSinceMs: undefined,
     reason,
@@ -168,16 +172,16 @@ function recover(before: PaceState, observation: Observation, nowMs: number): Pa
     target,
     nice,
     heldUntilMs: undefined,
+    heldForMs: 0,
     holdMs: firstHoldMs,
     calmSinceMs: nowMs,
     reason: target === undefined && nice === 0 ? undefined : before.reason,
   };
 }
 
-function reasonOf(state: PaceState, workers: number, nowMs: number): string | undefined {
+function reasonOf(state: PaceState, workers: number): string | undefined {
   if (state.reason === undefined) return undefined;
-  if (state.heldUntilMs !== undefined)
-    return `${state.reason}; held for ${Math.max(1, Math.ceil((state.heldUntilMs - nowMs) / 1_000))} s`;
+  if (state.heldUntilMs !== undefined) return `${state.reason}; held for ${Math.round(state.heldForMs / 1_000)} s`;
   const pace = `${Math.min(state.target ?? workers, workers)} of ${workers} workers, resting ${state.nice} times as long as they work`;
   return state.calmSinceMs === undefined ? `${state.reason}; ${pace}` : `recovering from: ${state.reason}; ${pace}`;
 }

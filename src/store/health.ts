@@ -3,6 +3,7 @@
 // that would be wrong. Nothing here judges: that is src/rotation.
 import type { HealthSource } from '../rotation/health.js';
 import type { Database, Row } from './database.js';
+import { memberLiveSeconds } from './members.js';
 
 /** A statement that takes longer is given up: a gauge must not be a load itself. */
 const readOnlyAndShort = `BEGIN READ ONLY; SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '200ms'`;
@@ -26,6 +27,24 @@ function needsMonitor(what: string): { readonly unavailable: string } {
 
 /** Whether the role may see what other roles do; a superuser is a member of everything. */
 const maySeeAll = `pg_has_role('pg_read_all_stats', 'USAGE')`;
+
+export interface Fleet {
+  /** Live ones. */
+  readonly workers: number;
+  /** Some run has batches to hand out, or out. */
+  readonly isWorking: boolean;
+  readonly isEmergency: boolean;
+}
+
+export async function readFleet(database: Database): Promise<Fleet> {
+  const [row] = await read(
+    database,
+    `SELECT (SELECT count(*) FROM keyturn.member WHERE kind = 'worker' AND heartbeat_at > clock_timestamp() - make_interval(secs => $1))::int,
+       count(*) > 0, coalesce(bool_or(emergency), false) FROM keyturn.run WHERE state IN ('running', 'verifying')`,
+    [memberLiveSeconds],
+  );
+  return { workers: Number(row?.[0]), isWorking: row?.[1] === true, isEmergency: row?.[2] === true };
+}
 
 export interface Replica {
   /** As it introduces itself, and from where; a second one of the same name carries a number. */
@@ -142,6 +161,7 @@ export async function countBlockedByUs(database: Database): Promise<number> {
 
 export interface TableHealth {
   readonly table: string;
+  readonly bytes: number;
   readonly deadRows: number;
   readonly liveRows: number;
   /** Autovacuum will clean it up by and by. */
@@ -157,14 +177,15 @@ const movedTables = `SELECT DISTINCT coalesce(p.relid, t.table_oid::regclass) AS
 export async function readTables(database: Database): Promise<readonly TableHealth[]> {
   const rows = await read(
     database,
-    `SELECT s.schemaname || '.' || s.relname, s.n_dead_tup::float8, s.n_live_tup::float8,
+    `SELECT s.schemaname || '.' || s.relname, pg_relation_size(s.relid)::float8, s.n_dead_tup::float8, s.n_live_tup::float8,
        current_setting('autovacuum')::boolean AND current_setting('track_counts')::boolean AND NOT EXISTS (
          SELECT 1 FROM pg_class c, pg_options_to_table(c.reloptions) o
          WHERE c.oid = s.relid AND o.option_name = 'autovacuum_enabled' AND NOT o.option_value::boolean)
      FROM (${movedTables}) m JOIN pg_stat_all_tables s ON s.relid = m.relid`,
   );
-  return rows.map(([table, dead, live, isCleanedUp]) => ({
+  return rows.map(([table, bytes, dead, live, isCleanedUp]) => ({
     table: String(table),
+    bytes: Number(bytes),
     deadRows: Number(dead),
     liveRows: Number(live),
     isCleanedUp: isCleanedUp === true,

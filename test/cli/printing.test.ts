@@ -33,6 +33,7 @@ const report: RunReport = {
   slices: 3,
   round: 0,
   held_back_by: null,
+  pace: null,
   reason: null,
   requested_by: 'owner',
   pass_rows: 500,

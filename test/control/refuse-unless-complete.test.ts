@@ -36,6 +36,7 @@ function ended(
     slices: 1,
     round: 0,
     held_back_by: null,
+    pace: null,
     reason: null,
     requested_by: 'operator',
     pass_rows: 10,

@@ -6,7 +6,7 @@ import { readStatus, type KeyringStatus, type StatusReport } from '../../control
 import type { Cli } from '../cli.js';
 import { teach } from '../help.js';
 import type { Output } from '../output.js';
-import { kindTitle } from '../run-words.js';
+import { kindTitle, paceWords } from '../run-words.js';
 import { countOf, formatCount, formatTime, tableLines } from '../table.js';
 
 interface InitOptions {
@@ -182,6 +182,8 @@ function statusLines(status: StatusReport, output: Output): readonly string[] {
     ...(runs.length === 0 ? ['  none'] : tableLines(['run', 'kind', 'state', 'toward', 'rows', 'failed', ''], runs)),
     '',
     `${output.paint('strong', 'queue')} ${queue}; ${status.supervisor ? 'a supervisor is live' : 'no live supervisor'}`,
+    ...(status.pace === null ? [] : [`${output.paint('strong', 'pace')} ${paceWords(status.pace)}`]),
+    ...(status.pace?.reason == null ? [] : [`  held back by ${status.pace.reason}`]),
     '',
     `next: ${status.next}`,
   ];
