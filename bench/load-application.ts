@@ -36,6 +36,11 @@ async function operate(turn: number): Promise<void> {
   }
 }
 
+async function timed(turn: number, due: number): Promise<void> {
+  await operate(turn);
+  latencies.push(performance.now() - due);
+}
+
 function encrypted(id: number): Promise<string | Buffer> {
   return secret.encrypt({ pk: id }, randomBytes(plaintextBytes));
 }
@@ -48,10 +53,7 @@ async function pour(): Promise<void> {
     const due = startedAt + (turn * 1_000) / perSecond;
     const wait = due - performance.now();
     if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
-    const done = operate(turn).then(() => {
-      latencies.push(performance.now() - due);
-      pending.delete(done);
-    });
+    const done = timed(turn, due).finally(() => pending.delete(done));
     pending.add(done);
   }
   await Promise.all(pending);

@@ -7,17 +7,17 @@ import { fill, median, openBench, rotate, type Bench } from './support.js';
 
 const rows = Number(process.env['BENCH_ROWS'] ?? 300_000);
 const perSecond = Number(process.env['BENCH_OPS'] ?? 400);
-const rounds = Number(process.env['BENCH_ROUNDS'] ?? 3);
-const windowMs = 3_000;
+const rounds = Number(process.env['BENCH_ROUNDS'] ?? 4);
+const windowMs = 2_000;
 /** After a change of phase, before its window begins: caches, the pace and the dispatched batches settle. */
-const settleMs = 1_000;
+const settleMs = 500;
 
 const phases = ['no run', 'default pace', 'unpaced'] as const;
 type Phase = (typeof phases)[number];
 
 interface Window {
-  readonly p50: number;
-  readonly p99: number;
+  /** Milliseconds. */
+  readonly latencies: readonly number[];
   readonly rowsPerSecond: number;
 }
 
@@ -69,15 +69,14 @@ async function measure(target: Bench): Promise<Record<Phase, Window[]>> {
       await nextWindow();
       const before = await moved(target);
       await delay(windowMs);
-      const latencies = (await nextWindow()).toSorted((a, b) => a - b);
-      const at = (share: number): number => latencies[Math.floor(latencies.length * share)] ?? Number.NaN;
+      const latencies = await nextWindow();
       const rowsMoved = (await moved(target)) - before;
       if (isRunning) {
         await pauseRun(context, run.id, 'bench');
         await waitFor(async () => (await showRun(context, run.id)).state === 'paused');
       }
       await stop(supervisor);
-      measured[phase].push({ p50: at(0.5), p99: at(0.99), rowsPerSecond: rowsMoved / (windowMs / 1_000) });
+      measured[phase].push({ latencies, rowsPerSecond: rowsMoved / (windowMs / 1_000) });
     }
   }
   return measured;
@@ -92,20 +91,32 @@ async function moved(target: Bench): Promise<number> {
 
 function report(measured: Record<Phase, Window[]>): void {
   const print = (line: string): boolean => process.stdout.write(`${line}\n`);
-  const middle = (phase: Phase, of: keyof Window): number => median(measured[phase].map((window) => window[of]));
-  for (const phase of phases) {
-    const ratio = (of: 'p50' | 'p99'): string =>
-      median(
-        measured[phase].map((window, round) => window[of] / (measured['no run'][round]?.[of] ?? Number.NaN)),
-      ).toFixed(2);
-    print(
-      `${phase.padEnd(12)} p50 ${middle(phase, 'p50').toFixed(2)} ms, p99 ${middle(phase, 'p99').toFixed(2)} ms; ${ratio('p50')} and ${ratio('p99')} times those without a run${phase === 'no run' ? '' : `; ${Math.round(middle(phase, 'rowsPerSecond')).toLocaleString('en')} rows/s`}${phase === 'default pace' ? ' (figure: p99 ≤ 1.25 times)' : ''}`,
+  const shareOf = (phase: Phase, share: number): number =>
+    quantile(
+      measured[phase].flatMap(({ latencies }) => latencies),
+      share,
     );
-    print(`  p99 of each round: ${measured[phase].map((window) => window.p99.toFixed(2)).join(', ')} ms`);
+  for (const phase of phases) {
+    const ratio = (share: number): string => (shareOf(phase, share) / shareOf('no run', share)).toFixed(2);
+    const rate = median(measured[phase].map(({ rowsPerSecond }) => rowsPerSecond));
+    const cost =
+      phase === 'no run'
+        ? ''
+        : `; ${ratio(0.5)} and ${ratio(0.99)} times those without a run; ${Math.round(rate).toLocaleString('en')} rows/s`;
+    print(
+      `${phase.padEnd(12)} p50 ${shareOf(phase, 0.5).toFixed(2)} ms, p99 ${shareOf(phase, 0.99).toFixed(2)} ms${cost}${phase === 'default pace' ? ' (figure: p99 ≤ 1.25 times)' : ''}`,
+    );
+    print(
+      `  p99 of each round: ${measured[phase].map(({ latencies }) => quantile(latencies, 0.99).toFixed(2)).join(', ')} ms`,
+    );
   }
   print(
     `${perSecond} operations a second, ${rows.toLocaleString('en')} rows, ${rounds} rounds of ${windowMs / 1_000} s each; took ${((performance.now() - startedAt) / 1_000).toFixed(0)} s`,
   );
+}
+
+function quantile(values: readonly number[], share: number): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length * share)] ?? Number.NaN;
 }
 
 function start(target: Bench, entry: string, args: readonly string[]): ChildProcess {

@@ -7,7 +7,7 @@ import { KeyturnError } from '../errors.js';
 import { matchRoots, openKeyringOrRefuse } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import { migrateQueueSchema, queueSchemaStatements } from '../queue/schema.js';
-import { healthSources, optionalByDefault, type HealthSource } from '../rotation/health.js';
+import { healthSources, type HealthSource } from '../rotation/health.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable, type CatalogTable } from '../store/catalog.js';
 import type { Queryable } from '../store/database.js';
@@ -25,7 +25,7 @@ import {
   lockKeyring,
   updateKeyring,
 } from '../store/keys.js';
-import { writePaceSettings, type PaceSettings } from '../store/pace-settings.js';
+import { writePaceSettings } from '../store/pace-settings.js';
 import {
   bindingsLost,
   insertColumn,
@@ -81,11 +81,10 @@ export async function init(context: ControlContext): Promise<InitReport> {
 }
 
 /** Throws CONFIG_INVALID for a source of health that does not exist. */
-function paceSettingsOf({ pace, source }: Config): PaceSettings {
+function paceSettingsOf({ pace, source }: Config): Parameters<typeof writePaceSettings>[1] {
   const isKnown = (name: string): name is HealthSource => healthSources.some((known) => known === name);
-  const names = pace.optional ?? optionalByDefault;
-  const unknown = names.filter((name) => !isKnown(name));
-  if (unknown.length === 0) return { cpus: pace.cpus, optional: names.filter(isKnown) };
+  const unknown = pace.optional?.filter((name) => !isKnown(name)) ?? [];
+  if (unknown.length === 0) return { cpus: pace.cpus, optional: pace.optional?.filter(isKnown) };
   throw new KeyturnError(
     'CONFIG_INVALID',
     `${source}: pace.optional names ${unknown.join(', ')}; known: ${healthSources.join(', ')}`,

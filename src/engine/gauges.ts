@@ -9,7 +9,6 @@ import {
   blockedSessions,
   deadShare,
   deadShareForGood,
-  sessionsPerAssumedCpu,
   sessionsPerCpu,
   slotGrade,
   transactionSeconds,
@@ -178,26 +177,20 @@ function slotReading({ name, grade, left }: Slot): Reading {
 /** Means over a few looks: one moment says little about a load. */
 const meanOver = 5;
 
+/** A number of sessions means nothing without the number of processors, and a wrong guess would slow every run for good. */
 function sessionReader(database: Database): Read {
   let recent: readonly number[] = [];
-  return async ({ settings }) =>
-    mapSeen(await countActiveSessions(database), (active) => {
+  return async ({ settings: { cpus } }) => {
+    if (cpus === undefined)
+      return { unavailable: 'the number of CPUs of the database server is not known; set pace.cpus in keyturn.yaml' };
+    return mapSeen(await countActiveSessions(database), (active) => {
       recent = [...recent, active].slice(-meanOver);
       const mean = recent.reduce((sum, one) => sum + one, 0) / recent.length;
-      const cpus = settings.cpus ?? assumedCpus;
-      return [
-        {
-          source: 'sessions' as const,
-          value: mean / cpus,
-          limits: settings.cpus === undefined ? sessionsPerAssumedCpu : sessionsPerCpu,
-          words: `${Math.round(mean)} active sessions on ${cpus} CPUs${settings.cpus === undefined ? ' (assumed; set pace.cpus in keyturn.yaml)' : ''}`,
-        },
-      ];
+      const words = `${Math.round(mean)} active sessions on ${cpus} CPUs`;
+      return [{ source: 'sessions' as const, value: mean / cpus, limits: sessionsPerCpu, words }];
     });
+  };
 }
-
-/** The least a database server has nowadays. */
-const assumedCpus = 2;
 
 /** A few at one look may be chance; as many as were there at the last look, too, are not. Very many are never. */
 function blockingReader(database: Database): Read {

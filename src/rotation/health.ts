@@ -18,8 +18,9 @@ export type HealthSource = (typeof healthSources)[number];
 
 /**
  * Sources that may be out of sight without anything being held back. These show nothing to a role without pg_monitor, as
- * in a small installation; what may come to harm while they are unseen is latency, which the canary feels, and tidiness.
- * A replica or an archive that cannot be judged may lose data: those must be seen where they exist.
+ * in a small installation (sessions, besides, nothing without the number of processors); what may come to harm while they
+ * are unseen is latency, which the canary feels, and tidiness. A replica or an archive that cannot be judged may lose
+ * data: those must be seen where they exist.
  */
 export const optionalByDefault: readonly HealthSource[] = ['sessions', 'vacuum', 'transactions'];
 
@@ -67,8 +68,6 @@ export const archiveSegments: Limits = { soft: 8, hard: 42, show: count };
 export const slotGrade: Limits = { soft: 1, hard: 2, show: (grade) => ['reserved', 'extended'][grade] ?? 'unreserved' };
 /** One active session per processor is a database in full use; at two they queue. */
 export const sessionsPerCpu: Limits = { soft: 1, hard: 2, show: count };
-/** A number of processors that was only assumed stops nothing. */
-export const sessionsPerAssumedCpu: Limits = { ...sessionsPerCpu, hard: Infinity };
 /** Sessions that wait for a lock of ours: lock waits of a slice are short, so one that is seen twice is no chance. */
 export const blockedSessions: Limits = { soft: 1, hard: 6, show: count };
 /** A table that is a fifth dead has grown by a quarter, and scans of it are slower for good. */

@@ -1,7 +1,6 @@
 // What the database says about its health: one statement a source, each with a bound on its time. Statements read the
 // server's own views; those that hide their rows from a role without pg_monitor answer `unavailable` instead of a number
 // that would be wrong. Nothing here judges: that is src/rotation.
-import type { HealthSource } from '../rotation/health.js';
 import type { Database, Row } from './database.js';
 import { memberLiveSeconds } from './members.js';
 
@@ -249,7 +248,7 @@ export async function chooseCanary(database: Database): Promise<Canary> {
      FROM (SELECT t.table_oid::regclass AS relation, a.attname AS key, format_type(a.atttypid, a.atttypmod) AS type
        FROM keyturn.target t JOIN pg_class r ON r.oid = t.table_oid
        JOIN pg_attribute a ON a.attrelid = t.table_oid AND a.attnum = t.key_attributes[1] AND NOT a.attisdropped
-       ORDER BY t.id LIMIT 1) c`,
+       WHERE has_table_privilege(t.table_oid, 'SELECT') ORDER BY t.id LIMIT 1) c`,
   );
   if (table === undefined) return { statement: 'SELECT 1', parameters: [] };
   const [row] = await read(database, String(table[0]));
