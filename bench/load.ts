@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline';
 import { orderRun, pauseRun, resumeRun, showRun } from '../src/control/runs.js';
 import { fill, median, openBench, rotate, type Bench } from './support.js';
 
-const rows = Number(process.env['BENCH_ROWS'] ?? 300_000);
+const rows = Number(process.env['BENCH_ROWS'] ?? 500_000);
 const perSecond = Number(process.env['BENCH_OPS'] ?? 400);
 const rounds = Number(process.env['BENCH_ROUNDS'] ?? 4);
 const windowMs = 2_000;

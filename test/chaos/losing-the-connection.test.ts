@@ -1,5 +1,5 @@
-// Worker and supervisor behind a connection to the database that is cut, and one that is slow: both go on after it, nothing
-// is lost and nothing is moved twice.
+// Worker and supervisor behind a connection to the database that is cut, is slow, or is lost without a word: both go on after
+// it, nothing is lost and nothing is moved twice.
 import { describe, expect, test, vi } from 'vitest';
 import { startSupervisorProcess, startWorker, type LongRunning } from '../../src/app-runners.js';
 import { showRun } from '../../src/control/runs.js';
@@ -8,10 +8,10 @@ import { findImbalances } from '../support/ledger.js';
 import { findDifferences, insertCustomers, openShop, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
-vi.setConfig({ testTimeout: 120_000 });
+vi.setConfig({ testTimeout: 240_000 });
 
-const rows = 1_500;
-const deadlineMs = 90_000;
+const rows = 600;
+const deadlineMs = 200_000;
 
 /** A shop whose supervisor and worker reach the database through the proxy, in the middle of a run. */
 async function midRun(
@@ -80,5 +80,15 @@ describe.concurrent('the connection to the database', () => {
     proxy.slowDown(30);
     await expectAllMoved(shop, run);
     expect(await shop.query(`SELECT 1 FROM keyturn.batch WHERE last_error = 'LEASE_EXPIRED'`)).toEqual([]);
+  });
+
+  test('is lost without a word: what waits for an answer is given up, and the run goes on', async ({
+    onTestFinished,
+  }) => {
+    const { shop, proxy, run } = await midRun(onTestFinished);
+    proxy.loseSilently();
+    proxy.heal();
+    expect((await showRun(shop.control.context, run)).state).toBe('running');
+    await expectAllMoved(shop, run);
   });
 });

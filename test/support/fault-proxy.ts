@@ -5,8 +5,6 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 export interface FaultProxy {
   /** The given address, through the proxy. */
   readonly url: string;
-  /** Bytes passed on so far, in both directions. */
-  passed(): number;
   /** Every piece of data waits for so long, in both directions. */
   slowDown(delayMs: number): void;
   /** Ends every connection and refuses new ones. */
@@ -26,13 +24,11 @@ export async function startFaultProxy(targetUrl: string): Promise<FaultProxy> {
   const silenced = new Set<Socket>();
   let way: Way = 'open';
   let delayMs = 0;
-  let bytes = 0;
 
   const pass = (from: Socket, to: Socket): void => {
     from.on('data', (chunk) => {
       const send = (): void => {
         if (silenced.has(from) || to.destroyed) return;
-        bytes += chunk.length;
         to.write(chunk);
       };
       // Timers of equal length fire in the order they were set, so the bytes stay in order.
@@ -71,7 +67,6 @@ export async function startFaultProxy(targetUrl: string): Promise<FaultProxy> {
   };
   return {
     url: url.href,
-    passed: () => bytes,
     slowDown(milliseconds) {
       delayMs = milliseconds;
     },
