@@ -83,12 +83,14 @@ export async function startMember(options: {
   name: string;
   keyrings: readonly string[] | undefined;
   maxConnections: number;
+  answerWithinMs?: number;
   onTrouble: (error: unknown) => void;
 }): Promise<MemberProcess> {
   const database = openDatabase({
     url: requireDatabaseUrl(options.connections),
     maxConnections: options.maxConnections,
     applicationName: `keyturn ${options.kind}`,
+    answerWithinMs: options.answerWithinMs,
   });
   const opener = createRootOpener(options.environment);
   const openRoots = async (keyring: string, cluster: string): Promise<readonly RootKey[]> =>

@@ -44,6 +44,14 @@ export interface ProcessOptions {
 
 const sameQueueCheckMs = 5_000;
 
+/**
+ * A connection whose other end went away without a word would keep a worker or supervisor waiting for the operating
+ * system's quarter of an hour. Longer than any statement of theirs may take.
+ */
+const answerWithinMs = 40_000;
+/** Their statements take a second at most. */
+const gaugesAnswerWithinMs = 3_000;
+
 /** A worker: a member that takes batches from the queue. Reads the registry, never keyturn.yaml. */
 export async function startWorker(options: ProcessOptions & { reachPoint?: ReachPoint }): Promise<LongRunning> {
   const connections = readConnections(options.environment);
@@ -55,6 +63,7 @@ export async function startWorker(options: ProcessOptions & { reachPoint?: Reach
     kind: 'worker',
     keyrings: undefined,
     maxConnections: 5,
+    answerWithinMs,
     onTrouble: troubleLogger(log),
   });
   const address = queueAddress(connections, member.cluster);
@@ -113,14 +122,29 @@ export async function startWorker(options: ProcessOptions & { reachPoint?: Reach
 }
 
 /** The supervisor: plans runs, feeds the queue, mends what got lost. Any number may run; one leads. */
-export async function startSupervisorProcess(options: ProcessOptions): Promise<LongRunning> {
+export async function startSupervisorProcess(
+  options: ProcessOptions & {
+    /** False leaves the gauges out, to measure what they save. */
+    isPaced?: boolean;
+  },
+): Promise<LongRunning> {
   const connections = readConnections(options.environment);
   const log = createLogger({ level: connections.logLevel, name: 'keyturn-supervisor' });
   const database = openDatabase({
     url: requireDatabaseUrl(connections),
     maxConnections: 6,
     applicationName: 'keyturn supervisor',
+    answerWithinMs,
   });
+  const gauged =
+    options.isPaced === false
+      ? undefined
+      : openDatabase({
+          url: requireDatabaseUrl(connections),
+          maxConnections: 3,
+          applicationName: 'keyturn gauges',
+          answerWithinMs: gaugesAnswerWithinMs,
+        });
   let address: QueueAddress;
   let queue;
   let marker;
@@ -131,12 +155,14 @@ export async function startSupervisorProcess(options: ProcessOptions): Promise<L
     marker = await claimQueue(database, queue, address);
   } catch (error) {
     await queue?.close();
+    await gauged?.close();
     await database.close();
     throw error;
   }
   const openQueue = queue;
   const supervisor = startSupervisor({
     database,
+    gauged,
     queue,
     marker,
     onTrouble: troubleLogger(log),
@@ -149,7 +175,15 @@ export async function startSupervisorProcess(options: ProcessOptions): Promise<L
     leadership: () => supervisor.leadership,
     verbs: createPolicyVerbs({
       database,
-      config: { source: 'the environment', ...connections, roles: {}, expectMembers: [], keyrings: [], targets: [] },
+      config: {
+        source: 'the environment',
+        ...connections,
+        roles: {},
+        expectMembers: [],
+        pace: { cpus: undefined, optional: undefined },
+        keyrings: [],
+        targets: [],
+      },
       openRoots: createRootOpener(options.environment),
       onProgress: (words) => log.debug(words),
     }),
@@ -163,6 +197,7 @@ export async function startSupervisorProcess(options: ProcessOptions): Promise<L
     watch.stop();
     await Promise.all([supervisor.stop(), schedules.stop()]);
     await openQueue.close();
+    await gauged?.close();
     await database.close();
     log.info('supervisor stopped');
   });

@@ -34,6 +34,14 @@ export interface KeyringConfig {
   readonly cryptoperiodDays: number;
 }
 
+/** What pacing cannot find out by itself. */
+export interface PaceConfig {
+  /** Processors of the database server. */
+  readonly cpus: number | undefined;
+  /** Sources of health that may be out of sight; undefined for the usual ones. */
+  readonly optional: readonly string[] | undefined;
+}
+
 export interface Config extends Connections {
   /** The file the config came from, for messages. */
   readonly source: string;
@@ -44,6 +52,7 @@ export interface Config extends Connections {
     readonly auditor?: string | undefined;
   };
   readonly expectMembers: readonly string[];
+  readonly pace: PaceConfig;
   readonly keyrings: readonly KeyringConfig[];
   readonly targets: readonly TargetConfig[];
 }
@@ -89,6 +98,9 @@ const fileSchema = z.strictObject({
     })
     .default({}),
   expect_members: z.array(z.string().min(1)).default([]),
+  pace: z
+    .strictObject({ cpus: z.int().min(1).max(10_000).optional(), optional: z.array(z.string()).optional() })
+    .default({}),
   keyrings: z.record(
     z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/, 'a keyring name takes a-z, 0-9, _ and -, and begins with a letter'),
     keyringSchema,
@@ -131,6 +143,7 @@ export function loadConfig(environment: Environment, file?: string | ConfigFile)
     ...readConnections(environment),
     roles: parsed.data.roles,
     expectMembers: parsed.data.expect_members,
+    pace: { cpus: parsed.data.pace.cpus, optional: parsed.data.pace.optional },
     keyrings: keyringsOf(parsed.data),
     targets: targetsOf(parsed.data, source),
   });
@@ -143,6 +156,7 @@ export function loadConnectionConfig(environment: Environment): Config {
     ...readConnections(environment),
     roles: {},
     expectMembers: [],
+    pace: { cpus: undefined, optional: undefined },
     keyrings: [],
     targets: [],
   });

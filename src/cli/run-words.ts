@@ -35,7 +35,8 @@ export function progressWords(report: RunReport, heldBackBy: string | null = rep
 
 /** What, when it changes, is worth a line of its own where lines are rare. */
 export function progressPhase(report: RunReport, heldBackBy: string | null = report.held_back_by): string {
-  return `${phaseOf(report)} ${heldBackBy ?? ''}`;
+  // What is measured changes every second and is no news.
+  return `${phaseOf(report)} ${heldBackBy?.replaceAll(/[\d.]+/g, '0') ?? ''}`;
 }
 
 function phaseOf(report: RunReport): string {
@@ -78,6 +79,7 @@ export function runLines(report: RunReport, output: Pick<Output, 'paint'>): read
   if (report.held_back_by !== null) {
     lines.push(`  ${report.finished_at === null ? 'held back   ' : 'because     '} ${report.held_back_by}`);
   }
+  if (report.pace !== null) lines.push(`  pace         ${paceWords(report.pace)}`);
   return [...lines, '', ...counterLines(report), ...failureLines(report)];
 }
 
@@ -91,6 +93,13 @@ export function limitWords({ limits, priority, emergency }: RunReport): string |
     ...(emergency || priority === 0 ? [] : [`priority ${priority}`]),
   ];
   return parts.length === 0 ? undefined : parts.join(', ');
+}
+
+/** How much of the workers is in use, and what is not watched. */
+export function paceWords({ target_workers: target, nice, unseen }: NonNullable<RunReport['pace']>): string {
+  const workers = target === null ? 'all workers' : `at most ${countOf(target, 'worker')}`;
+  const rest = nice === 0 ? 'without rest' : `resting ${nice} times as long as they work`;
+  return [`${workers}, ${rest}`, ...unseen].join('; ');
 }
 
 function tookWords(report: RunReport, tookMs: number): string {

@@ -1,13 +1,14 @@
 // init: brings schema, keyrings, first data keys and targets into the database, each only where missing. Refuses a wrong
 // root key before the first write. The only writer of the registry besides `target rename`.
 import { randomUUID } from 'node:crypto';
-import type { ColumnConfig, TargetConfig } from '../config.js';
+import type { ColumnConfig, Config, TargetConfig } from '../config.js';
 import { examineTarget, type Finding } from '../engine/preflight.js';
 import { isKeyturnError, KeyturnError } from '../errors.js';
 import { matchRoots, openKeyringOrRefuse } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import { postgresQueueSchema } from '../queue/connection.js';
 import { migrateQueueSchema } from '../queue/schema.js';
+import { healthSources, type HealthSource } from '../rotation/health.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable, type CatalogTable } from '../store/catalog.js';
 import type { Queryable } from '../store/database.js';
@@ -26,6 +27,7 @@ import {
   updateKeyring,
 } from '../store/keys.js';
 import { setExpectedMembers } from '../store/members.js';
+import { writePaceSettings } from '../store/pace-settings.js';
 import {
   bindingsLost,
   insertColumn,
@@ -66,6 +68,7 @@ export async function init(context: ControlContext, reason?: string): Promise<In
       'DATABASE_URL is not set; point it at the database that holds the encrypted columns',
     );
   await requireOwnership(database, ['keyturn', postgresQueueSchema]);
+  const paceSettings = paceSettingsOf(config);
   const rootsByKeyring = await openAndCheckRoots(context);
   context.onProgress('migrating the control schema');
   const migrations = await migrate(url);
@@ -77,6 +80,7 @@ export async function init(context: ControlContext, reason?: string): Promise<In
   const registered = await registerTargets(context, reason);
   const roots = config.keyrings.flatMap((keyring) => rootsByKeyring(keyring.name).roots);
   await database.transaction((client) => setExpectedMembers(client, config.expectMembers, reason ?? 'keyturn.yaml'));
+  await database.transaction((client) => writePaceSettings(client, paceSettings));
   await ensureAudit(context, roots, reason);
   const { grants, warnings } = await grantRoles(context);
   return { migrations, keyrings, ...registered, warnings: [...registered.warnings, ...warnings], grants };
@@ -95,6 +99,18 @@ async function ensureAudit(
     if (cluster !== undefined) await ensureAuditKey(client, { cluster, roots }, reason);
   });
   await sealRecord(context, matchRoots(roots, await listRootRecords(database)));
+}
+
+/** Throws CONFIG_INVALID for a source of health that does not exist. */
+function paceSettingsOf({ pace, source }: Config): Parameters<typeof writePaceSettings>[1] {
+  const isKnown = (name: string): name is HealthSource => healthSources.some((known) => known === name);
+  const unknown = pace.optional?.filter((name) => !isKnown(name)) ?? [];
+  if (unknown.length === 0) return { cpus: pace.cpus, optional: pace.optional?.filter(isKnown) };
+  throw new KeyturnError(
+    'CONFIG_INVALID',
+    `${source}: pace.optional names ${unknown.join(', ')}; known: ${healthSources.join(', ')}`,
+    { source },
+  );
 }
 
 /**

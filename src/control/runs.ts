@@ -31,6 +31,7 @@ import {
 } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { chooseKeyring } from './keys.js';
+import { readPaceReport, type PaceReport } from './pace.js';
 
 export interface RunRequest {
   readonly kind: RunKind;
@@ -99,6 +100,8 @@ export interface RunReport {
   /** The run whose rest this one takes up. */
   readonly retries: number | null;
   readonly held_back_by: string | null;
+  /** Of all workers together, while the run is at work. */
+  readonly pace: PaceReport | null;
   readonly reason: string | null;
   readonly requested_by: string;
   /** Rows of the current pass looked at, and the planner's estimate of all. */
@@ -358,6 +361,7 @@ async function report(context: ControlContext, run: Run): Promise<RunReport> {
     emergency: run.priority === emergencyPriority,
     retries: run.retries ?? null,
     held_back_by: run.heldBackBy ?? null,
+    pace: isWorking(run.state) ? await readPaceReport(database) : null,
     reason: run.reason ?? null,
     requested_by: run.requestedBy,
     pass_rows: totals.passRows,

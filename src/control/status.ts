@@ -15,6 +15,7 @@ import type { ControlContext } from './context.js';
 import { nextCommand, nothingToDo } from './next-command.js';
 import { findRunners, listRuns, type RunReport } from './runs.js';
 import { findScheduleReport, type ScheduleReport } from './schedules.js';
+import { readPaceReport, type PaceReport } from './pace.js';
 
 export interface KeyringStatus {
   readonly keyring: string;
@@ -44,6 +45,7 @@ export interface StatusReport {
   }[];
   readonly supervisor: boolean;
   readonly queue: { readonly backend: string; readonly prefix: string } | null;
+  readonly pace: PaceReport | null;
   readonly runs: readonly RunReport[];
   /** The next safe command. */
   readonly next: string;
@@ -69,6 +71,7 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
     })),
     supervisor: await hasLeader(database),
     queue: queue === undefined ? null : { backend: queue.backend, prefix: queue.prefix },
+    pace: await readPaceReport(database),
     runs,
     next: keyrings.length === 0 ? 'keyturn init' : next,
   };

@@ -11,6 +11,7 @@ import type { Database, Queryable } from '../store/database.js';
 import { stillLeads, type Leadership } from '../store/leadership.js';
 import { getKeyring } from '../store/keys.js';
 import { listMembers } from '../store/members.js';
+import { readPace } from '../store/pace.js';
 import { listFailures } from '../store/quarantine.js';
 import {
   listUnplanned,
@@ -81,7 +82,9 @@ async function proceed(supervision: Supervision, run: Run, rests: string | undef
   await setHeldBack(
     database,
     run,
-    rests ?? waiting ?? (workers === 0 ? 'no live worker; start one with: keyturn worker' : undefined),
+    rests ??
+      waiting ??
+      (workers === 0 ? 'no live worker; start one with: keyturn worker' : (await readPace(database))?.reason),
   );
   if (waiting !== undefined) return;
   if (rests === undefined) {

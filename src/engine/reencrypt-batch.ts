@@ -348,7 +348,8 @@ async function write(visit: Visit, slice: PreparedSlice): Promise<Standing> {
     );
   } finally {
     const seconds = (performance.now() - startedAt) / 1000;
-    if (batch.kind === 'reencrypt') visit.pace = paceAfterWrite(visit.pace, slice.rows.length, seconds);
+    if (batch.kind === 'reencrypt')
+      visit.pace = paceAfterWrite(visit.pace, slice.rows.length, seconds, batch.run.isEmergency);
     if (visit.careful !== undefined && slice.rows.length <= visit.careful)
       visit.careful = Math.min(visit.careful * 2, visit.pace.rows);
   }

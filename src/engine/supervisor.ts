@@ -23,6 +23,7 @@ import { listMembers, removeForgottenMembers } from '../store/members.js';
 import { readPace } from '../store/pace.js';
 import { listUnfinishedRuns, setHeldBack, type Run } from '../store/runs.js';
 import { advanceRun } from './advance-run.js';
+import { startPacing } from './pacing.js';
 
 const tickMs = 500;
 const reconcileMs = 5_000;
@@ -31,6 +32,8 @@ const unclaimedSeconds = 5;
 
 export interface SupervisorOptions {
   readonly database: Database;
+  /** Of its own for the gauges of pacing; without it nothing slows the workers down. */
+  readonly gauged: Database | undefined;
   readonly queue: BatchQueue;
   /** Kept in the queue; its absence there means the queue was wiped. */
   readonly marker: string;
@@ -132,6 +135,9 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
     return database.transaction(async (client) => ((await stillLeads(client, lead)) ? work(client) : []));
   }
 
+  const pacing =
+    options.gauged &&
+    startPacing({ database: options.gauged, leadership: () => leadership, onTrouble: options.onTrouble });
   let isStopped = false;
   let wake: () => void = () => undefined;
   const loop = (async () => {
@@ -158,7 +164,7 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
     async stop() {
       isStopped = true;
       wake();
-      await loop;
+      await Promise.all([loop, pacing?.stop()]);
       if (leadership === undefined) return;
       const held = leadership;
       leadership = undefined;

@@ -42,13 +42,16 @@ export interface OpenQueue {
 /** Connection errors repeat while a server is away; the caller's tick reports them, so none ends the process here. */
 const ignore = (): void => undefined;
 
+/** By which its sessions are told from the application's. */
+const ourName = { application_name: 'keyturn queue' };
+
 const withPostgres = withBackend(createPostgresBackend);
 
 /** A producer's end; commands fail instead of waiting for a server that is away. */
 export function openQueue(address: QueueAddress, name: string): OpenQueue {
   if (address.backend === 'postgres') {
     const queue = new withPostgres.Queue(name, {
-      connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix },
+      connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix, ...ourName },
     });
     queue.on('error', ignore);
     // The class differs from the Redis one only in its backend type parameter.
@@ -97,7 +100,7 @@ export function openWorker<T>(address: QueueAddress, name: string, processor: Pr
   if (address.backend === 'postgres') {
     const worker = new withPostgres.Worker<T>(name, processor, {
       ...workerSettings,
-      connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix },
+      connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix, ...ourName },
     });
     return { worker: worker as unknown as Worker, close: () => worker.close() };
   }

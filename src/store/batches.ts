@@ -36,6 +36,7 @@ export interface ClaimedBatch {
     readonly generation: number;
     readonly scope: string | undefined;
     readonly deep: boolean;
+    readonly isEmergency: boolean;
   };
   /** As it was when the batch was claimed. */
   readonly standing: Standing;
@@ -55,7 +56,7 @@ export async function claimIfDispatched(
        FROM keyturn.run r
        WHERE b.id = $1 AND b.generation = $2 AND b.state = 'dispatched' AND r.id = b.run_id AND r.state IN ('running', 'verifying')
        RETURNING b.*)
-     SELECT ${standingColumns}, ${batchColumns}, r.kind, k.name, r.target_key_id, r.generation, r.scope, r.deep
+     SELECT ${standingColumns}, ${batchColumns}, r.kind, k.name, r.target_key_id, r.generation, r.scope, r.deep, r.emergency
      ${standingFrom('claimed')} JOIN keyturn.keyring k ON k.id = r.keyring_id`,
     [claim.batchId, claim.generation, claim.memberId, leaseSeconds],
   );
@@ -82,6 +83,7 @@ function claimedOf(row: Row): ClaimedBatch {
     generation,
     scope,
     deep,
+    emergency,
   ] = row.slice(standingWidth);
   const list = cells as { columns: string[]; rows: [number[], ...string[]][] } | null;
   return {
@@ -107,6 +109,7 @@ function claimedOf(row: Row): ClaimedBatch {
       generation: Number(generation),
       scope: scope === null ? undefined : String(scope),
       deep: deep === true,
+      isEmergency: emergency === true,
     },
     standing: standingOf(row),
   };

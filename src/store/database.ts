@@ -3,7 +3,7 @@
 // statements, no session state, SET LOCAL only.
 import pg from 'pg';
 import type { Secret } from '../crypto/secret.js';
-import { KeyturnError } from '../errors.js';
+import { isKeyturnError, KeyturnError } from '../errors.js';
 
 export type Row = readonly unknown[];
 
@@ -29,13 +29,22 @@ export const readOnlySnapshot = 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY
 
 const connectTimeoutMs = 10_000;
 
+export interface DatabaseOptions {
+  readonly url: Secret;
+  readonly maxConnections: number;
+  readonly applicationName: string;
+  /** Gives a connection up when a statement has had no answer for so long; without it that is the server's matter. */
+  readonly answerWithinMs?: number | undefined;
+}
+
 /** Opens a pool of at most `maxConnections`; connects on first use. */
-export function openDatabase(options: { url: Secret; maxConnections: number; applicationName: string }): Database {
+export function openDatabase(options: DatabaseOptions): Database {
   const pool = new pg.Pool({
     connectionString: options.url.expose(),
     max: options.maxConnections,
     application_name: options.applicationName,
     connectionTimeoutMillis: connectTimeoutMs,
+    ...(options.answerWithinMs === undefined ? {} : { query_timeout: options.answerWithinMs }),
     keepAlive: true,
   });
   // An idle connection that breaks is replaced on next use; without a listener it would end the process.
@@ -74,7 +83,8 @@ export function openDatabase(options: { url: Secret; maxConnections: number; app
         try {
           result = await work(client);
         } catch (error) {
-          await rollback(client);
+          // A connection that is given up is not asked once more; the server rolls back what it loses.
+          if (!isKeyturnError(error, 'DATABASE_UNAVAILABLE')) await rollback(client);
           throw error;
         }
         await client.query('COMMIT');
@@ -164,7 +174,9 @@ export function rebuildError(error: unknown): KeyturnError {
 function networkCode(error: unknown): string {
   if (error instanceof AggregateError) return networkCode(error.errors[0]);
   if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code;
-  return error instanceof Error && /timeout/i.test(error.message) ? 'connect timeout' : 'connection lost';
+  if (!(error instanceof Error)) return 'connection lost';
+  if (/read timeout/i.test(error.message)) return 'no answer';
+  return /timeout/i.test(error.message) ? 'connect timeout' : 'connection lost';
 }
 
 /** SQLSTATE of a rebuilt database error. */

@@ -37,6 +37,7 @@ const report: RunReport = {
   emergency: false,
   retries: null,
   held_back_by: null,
+  pace: null,
   reason: null,
   requested_by: 'owner',
   pass_rows: 500,

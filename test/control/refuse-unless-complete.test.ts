@@ -40,6 +40,7 @@ function ended(
     emergency: false,
     retries: null,
     held_back_by: null,
+    pace: null,
     reason: null,
     requested_by: 'operator',
     pass_rows: 10,

@@ -52,6 +52,16 @@ describe('rows per slice', () => {
     }
   });
 
+  test('aim at 500 ms in an emergency, and still at no more rows than ever', () => {
+    const settle = (rowsPerSecond: number): number => {
+      let at: SlicePace = initialSlicePace;
+      for (let slice = 0; slice < 60; slice++) at = paceAfterWrite(at, at.rows, at.rows / rowsPerSecond, true);
+      return at.rows;
+    };
+    expect(settle(1_000) / 1_000).toBeCloseTo(0.5, 2);
+    expect(settle(100_000)).toBe(mostRows);
+  });
+
   test('a timeout halves them, down to 20, and an instant write does not divide by zero', () => {
     expect(paceAfterTimeout(initialSlicePace).rows).toBe(100);
     expect(paceAfterTimeout({ ...initialSlicePace, rows: 30 }).rows).toBe(20);

@@ -9,7 +9,7 @@ import type { Cli } from '../cli.js';
 import { estimateLines } from '../estimate-words.js';
 import { teach } from '../help.js';
 import type { Output } from '../output.js';
-import { kindTitle } from '../run-words.js';
+import { kindTitle, paceWords } from '../run-words.js';
 import { countOf, formatCount, formatTime, tableLines } from '../table.js';
 
 interface InitOptions {
@@ -193,6 +193,8 @@ function statusLines(status: StatusReport, output: Output): readonly string[] {
     ...(runs.length === 0 ? ['  none'] : tableLines(['run', 'kind', 'state', 'toward', 'rows', 'failed', ''], runs)),
     '',
     `${output.paint('strong', 'queue')} ${queue}; ${status.supervisor ? 'a supervisor is live' : 'no live supervisor'}`,
+    ...(status.pace === null ? [] : [`${output.paint('strong', 'pace')} ${paceWords(status.pace)}`]),
+    ...(status.pace?.reason == null ? [] : [`  held back by ${status.pace.reason}`]),
     '',
     `next: ${status.next}`,
   ];

@@ -23,7 +23,9 @@ export const controlSchemaStatements: readonly string[] = [
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   queue_backend text CHECK (queue_backend IN ('postgres', 'redis')),
   queue_prefix text,
-  queue_marker uuid
+  queue_marker uuid,
+  cpus integer CHECK (cpus > 0),
+  optional_sources text[]
 )`,
   `CREATE TABLE keyturn.root_key (
   id bigint GENERATED ALWAYS AS IDENTITY (MAXVALUE 4294967295) PRIMARY KEY,

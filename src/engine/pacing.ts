@@ -1,0 +1,106 @@
+// Keeps the pace of all workers while its supervisor leads: looks at the database's health every second, decides, and
+// writes the decision where workers read it with each slice. It runs beside the supervisor's tick, on connections of its
+// own, so that a database in trouble delays neither. What it has seen is kept in memory: a new leader begins anew, at full
+// pace, and knows within a second what is over a limit.
+import { setTimeout as delay } from 'node:timers/promises';
+import { isKeyturnError } from '../errors.js';
+import { decidePace, initialPaceState, type Gauge, type PaceDecision, type PaceState } from '../rotation/pacing.js';
+import type { Database } from '../store/database.js';
+import { readFleet } from '../store/health.js';
+import { stillLeads, type Leadership } from '../store/leadership.js';
+import { writePace } from '../store/pace.js';
+import { readPaceSettings } from '../store/pace-settings.js';
+import { openGauges, type Gauges } from './gauges.js';
+
+const lookMs = 1_000;
+/** Where no run works there is nothing to slow down; what is usual is still worth knowing. */
+const idleLookMs = 3_000;
+
+export interface PacingOptions {
+  /** A pool of its own. */
+  readonly database: Database;
+  /** Undefined while another supervisor leads. */
+  readonly leadership: () => Leadership | undefined;
+  readonly onTrouble: (error: unknown) => void;
+}
+
+export interface Pacing {
+  /** After the look in hand. Safe twice. */
+  stop(): Promise<void>;
+}
+
+interface Term {
+  readonly fencingToken: number;
+  readonly gauges: Gauges;
+  state: PaceState;
+}
+
+export function startPacing({ database, leadership, onTrouble }: PacingOptions): Pacing {
+  const stopping = new AbortController();
+  let term: Term | undefined;
+
+  /** Answers when to look again. */
+  async function look(): Promise<number> {
+    const lead = leadership();
+    if (lead === undefined) {
+      term = undefined;
+      return lookMs;
+    }
+    if (term?.fencingToken !== lead.fencingToken)
+      term = { fencingToken: lead.fencingToken, gauges: openGauges(database), state: initialPaceState };
+    const fleet = await readFleet(database);
+    const gauges = await term.gauges.look({
+      settings: await readPaceSettings(database),
+      isMoving: fleet.isWorking && term.state.target !== 0,
+    });
+    const decision = decidePace(term.state, { gauges, ...fleet }, performance.now());
+    term.state = decision.state;
+    await publish(database, lead, decision, gauges);
+    return fleet.isWorking ? lookMs : idleLookMs;
+  }
+
+  const loop = (async () => {
+    while (!stopping.signal.aborted) {
+      const startedAtMs = performance.now();
+      let againMs = lookMs;
+      try {
+        againMs = await look();
+      } catch (error) {
+        onTrouble(error);
+        if (!isKeyturnError(error)) throw error;
+      }
+      const wait = Math.max(50, againMs - (performance.now() - startedAtMs));
+      await delay(wait, undefined, { signal: stopping.signal }).catch(() => undefined);
+    }
+  })();
+  // Whoever stops it sees what ended it; until then nobody listens.
+  loop.catch(() => undefined);
+
+  return {
+    stop() {
+      stopping.abort();
+      return loop;
+    },
+  };
+}
+
+async function publish(
+  database: Database,
+  lead: Leadership,
+  decision: PaceDecision,
+  gauges: readonly Gauge[],
+): Promise<void> {
+  await database.transaction(async (client) => {
+    if (!(await stillLeads(client, lead))) return;
+    await writePace(client, {
+      targetWorkers: decision.targetWorkers,
+      nice: decision.nice,
+      reason: decision.reason,
+      signals: { seen: gauges.flatMap(wordsOf), unseen: decision.unseen },
+    });
+  });
+}
+
+function wordsOf(gauge: Gauge): readonly string[] {
+  return 'readings' in gauge ? gauge.readings.map(({ words }) => words) : [];
+}
