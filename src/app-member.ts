@@ -78,6 +78,8 @@ export async function startMember(options: {
   name: string;
   keyrings: readonly string[] | undefined;
   maxConnections: number;
+  /** Where the process answers health and metrics, if it does. */
+  healthUrl?: string;
   onTrouble: (error: unknown) => void;
 }): Promise<MemberProcess> {
   const database = openDatabase({
@@ -95,6 +97,7 @@ export async function startMember(options: {
       kind: options.kind,
       name: options.name,
       version,
+      healthUrl: options.healthUrl,
       keyrings: options.keyrings,
       openRoots: async (keyring) => {
         return openRoots(options.rootsOf(keyring) ?? (await listRootUris(database)).get(keyring) ?? [], cluster);

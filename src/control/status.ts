@@ -5,7 +5,7 @@ import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
 import { isFinished } from '../rotation/run.js';
 import { getKeyring, listKeyringNames } from '../store/keys.js';
-import { hasLeader } from '../store/leadership.js';
+import { findLeader } from '../store/leadership.js';
 import { listMembers, type MemberRow } from '../store/members.js';
 import { findQueueRecord } from '../store/queue-record.js';
 import { listRegistered } from '../store/registry.js';
@@ -35,8 +35,12 @@ export interface StatusReport {
     readonly kind: string;
     readonly live: boolean;
     readonly heartbeat_at: string;
+    /** Where it answers `/healthz`, `/readyz` and `/metrics`; null for an application. */
+    readonly health_url: string | null;
   }[];
   readonly supervisor: boolean;
+  /** Of the leading one. */
+  readonly supervisor_health_url: string | null;
   readonly queue: { readonly backend: string; readonly prefix: string } | null;
   readonly runs: readonly RunReport[];
   /** The next safe command. */
@@ -51,6 +55,7 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
     keyrings.push(await keyringStatus(context, await getKeyring(database, name), members));
   const runs = await listRuns(context, 5);
   const queue = await findQueueRecord(database);
+  const leader = await findLeader(database);
   const next = keyrings.map((keyring) => keyring.next).find((command) => command !== nothingToDo) ?? nothingToDo;
   return {
     keyrings,
@@ -59,8 +64,10 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
       kind: member.kind,
       live: member.isLive,
       heartbeat_at: member.heartbeatAt.toISOString(),
+      health_url: member.healthUrl ?? null,
     })),
-    supervisor: await hasLeader(database),
+    supervisor: leader !== undefined,
+    supervisor_health_url: leader?.healthUrl ?? null,
     queue: queue === undefined ? null : { backend: queue.backend, prefix: queue.prefix },
     runs,
     next: keyrings.length === 0 ? 'keyturn init' : next,

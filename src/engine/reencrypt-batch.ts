@@ -28,7 +28,7 @@ import { sqlstateOf, type Queryable } from '../store/database.js';
 import { quarantineCells, type QuarantinedCell } from '../store/quarantine.js';
 import { getTarget } from '../store/registry.js';
 import { Blocked, LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
-import type { BatchEnd, BatchServices } from './services.js';
+import type { BatchEnd, BatchServices, SliceReport } from './services.js';
 import { cellCodes, treatRows, type TreatedRows } from './treat-rows.js';
 
 /** A worker stopped between two statements must keep neither application rows locked nor a snapshot open: the server ends it. */
@@ -117,18 +117,19 @@ async function walk(visit: Visit, signal: AbortSignal): Promise<BatchEnd> {
   let slice = await takePrepared(visit);
   while (slice !== undefined) {
     if (signal.aborted) return releaseToStop(services, batch);
-    let runState: RunState;
+    let written: Written;
     try {
-      runState = await write(visit, slice);
+      written = await write(visit, slice);
     } catch (error) {
       await makeReadyToRepeat(visit, slice, error, ++transientRetries);
       slice = await takePrepared(visit);
       continue;
     }
     transientRetries = 0;
+    services.report?.(written.report);
     await services.reachPoint('batch.after_commit');
     if (slice.isLast) return { end: 'done' };
-    if (!isWorking(runState)) return releaseToStop(services, batch);
+    if (!isWorking(written.runState)) return releaseToStop(services, batch);
     slice = await takePrepared(visit);
   }
   return finish(services, batch);
@@ -273,8 +274,13 @@ async function keyringFor(services: BatchServices, batch: ClaimedBatch): Promise
   );
 }
 
+interface Written {
+  readonly runState: RunState;
+  readonly report: SliceReport;
+}
+
 /** Writes one slice in one transaction and answers the run's state. Throws LeaseLost after rolling back. */
-async function write(visit: Visit, slice: PreparedSlice): Promise<RunState> {
+async function write(visit: Visit, slice: PreparedSlice): Promise<Written> {
   const { services, batch } = visit;
   const startedAt = performance.now();
   try {
@@ -297,7 +303,7 @@ async function write(visit: Visit, slice: PreparedSlice): Promise<RunState> {
   }
 }
 
-async function writeIn(client: Queryable, visit: Visit, slice: PreparedSlice, startedAt: number): Promise<RunState> {
+async function writeIn(client: Queryable, visit: Visit, slice: PreparedSlice, startedAt: number): Promise<Written> {
   const { services, batch, store } = visit;
   const { stale, replacements } = slice.treated;
   let rewritten: Positions = 'all';
@@ -376,12 +382,7 @@ function quarantined(
 }
 
 /** Quarantine, follow-up, ledger: the part of the transaction that tells what happened. */
-async function settle(
-  client: Queryable,
-  visit: Visit,
-  slice: PreparedSlice,
-  settlement: Settlement,
-): Promise<RunState> {
+async function settle(client: Queryable, visit: Visit, slice: PreparedSlice, settlement: Settlement): Promise<Written> {
   const { services, batch, target } = visit;
   const failedFor = settlement.refusedFor ?? (batch.depth >= maxFollowUps ? 'CONFLICTED_TOO_OFTEN' : undefined);
   const unwritten = unwrittenCells(slice, settlement.unwritten);
@@ -397,19 +398,22 @@ async function settle(
   ]);
   if (failedFor === undefined && unwritten.length > 0) await insertFollowUp(client, visit, unwritten);
   await services.reachPoint('batch.before_commit');
+  const entry = {
+    outcome: countRows(outcomesOf(slice, settlement.unwritten, failedFor === undefined ? 'conflicted' : 'failed')),
+    readMs: slice.readMs,
+    cryptoMs: slice.treated.cryptoMs,
+    writeMs: performance.now() - settlement.startedAt,
+  };
   const advanced = await advanceIfLeased(client, {
+    ...entry,
     batch,
     memberId: services.memberId,
     cursor: slice.cursor,
     isLast: slice.isLast,
-    outcome: countRows(outcomesOf(slice, settlement.unwritten, failedFor === undefined ? 'conflicted' : 'failed')),
     staleCells: 0,
-    readMs: slice.readMs,
-    cryptoMs: slice.treated.cryptoMs,
-    writeMs: performance.now() - settlement.startedAt,
   });
   if (advanced === undefined) throw new LeaseLost();
-  return advanced.runState;
+  return { runState: advanced.runState, report: { ...entry, kind: batch.kind, bytes: slice.treated.bytes } };
 }
 
 /** Cells that lost a race are listed, and examined again there. */

@@ -17,7 +17,13 @@ import {
   type DispatchedBatch,
 } from '../store/batches.js';
 import type { Database } from '../store/database.js';
-import { giveUpLeadership, holdLeadership, stillLeads, type Leadership } from '../store/leadership.js';
+import {
+  giveUpLeadership,
+  holdLeadership,
+  leadershipSeconds,
+  stillLeads,
+  type Leadership,
+} from '../store/leadership.js';
 import { listMembers, removeForgottenMembers } from '../store/members.js';
 import { listUnfinishedRuns, setHeldBack, type Run } from '../store/runs.js';
 import { advanceRun } from './advance-run.js';
@@ -32,11 +38,16 @@ export interface SupervisorOptions {
   readonly queue: BatchQueue;
   /** Kept in the queue; its absence there means the queue was wiped. */
   readonly marker: string;
+  /** Where this process answers, for `status`. */
+  readonly healthUrl?: string | undefined;
   readonly onTrouble: (error: unknown) => void;
   readonly onEvent: (event: string, details: Readonly<Record<string, number | string>>) => void;
 }
 
 export interface Supervisor {
+  readonly isLeading: boolean;
+  /** Monotonic milliseconds: when the last tick began. */
+  readonly tickedAtMs: number;
   /** Gives up the lead after the tick in hand. Safe twice. */
   stop(): Promise<void>;
 }
@@ -45,14 +56,18 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   const { database, queue } = options;
   const holder = randomUUID();
   let leadership: Leadership | undefined;
+  let heldAtMs = -Infinity;
+  let tickedAtMs = performance.now();
   let reconciledAtMs = -Infinity;
   /** Batches the queue did not know on the last reconciliation; returned when it still does not. */
   let suspects = new Set<string>();
 
   async function tick(): Promise<void> {
     const before = leadership?.fencingToken;
-    leadership = await holdLeadership(database, holder);
+    const askedAtMs = performance.now();
+    leadership = await holdLeadership(database, holder, options.healthUrl);
     if (leadership === undefined) return;
+    heldAtMs = askedAtMs;
     if (leadership.fencingToken !== before)
       options.onEvent('supervisor leads', { fencingToken: leadership.fencingToken });
     for (const run of await listUnfinishedRuns(database)) await advance(leadership, run);
@@ -125,6 +140,7 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   const loop = (async () => {
     while (!isStopped) {
       const startedAtMs = performance.now();
+      tickedAtMs = startedAtMs;
       try {
         await tick();
       } catch (error) {
@@ -140,6 +156,13 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   })();
 
   return {
+    // A leader that cannot reach the database has a lease that runs out like any other's.
+    get isLeading() {
+      return leadership !== undefined && performance.now() - heldAtMs < leadershipSeconds * 1_000;
+    },
+    get tickedAtMs() {
+      return tickedAtMs;
+    },
     async stop() {
       isStopped = true;
       wake();

@@ -15,6 +15,8 @@ export interface MemberIdentity {
   readonly version: string;
   readonly formats: readonly string[];
   readonly algorithms: readonly string[];
+  /** Where it answers health and metrics; applications do not. */
+  readonly healthUrl: string | undefined;
 }
 
 export interface HeldKeyring {
@@ -39,7 +41,7 @@ export async function beat(
 ): Promise<void> {
   await database.query(
     `WITH beat AS (
-       INSERT INTO keyturn.member (id, kind, name, host, pid, version, formats, algorithms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+       INSERT INTO keyturn.member (id, kind, name, host, pid, version, formats, algorithms, health_url) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $10)
        ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp()
        RETURNING id)
      INSERT INTO keyturn.member_keyring (member_id, keyring_id, generation, write_key_id, held_key_ids)
@@ -64,6 +66,7 @@ export async function beat(
           held_key_ids: held.heldKeyIds,
         })),
       ),
+      member.healthUrl ?? null,
     ],
   );
 }
@@ -82,7 +85,7 @@ export async function removeForgottenMembers(database: Queryable): Promise<numbe
 
 export async function listMembers(database: Queryable): Promise<readonly MemberRow[]> {
   const { rows } = await database.query(
-    `SELECT m.id, m.kind, m.name, m.host, m.pid, m.version, m.formats, m.algorithms, m.started_at, m.heartbeat_at,
+    `SELECT m.id, m.kind, m.name, m.host, m.pid, m.version, m.formats, m.algorithms, m.health_url, m.started_at, m.heartbeat_at,
        m.heartbeat_at > clock_timestamp() - make_interval(secs => $1),
        coalesce((SELECT jsonb_agg(jsonb_build_object('keyringId', k.keyring_id, 'generation', k.generation, 'writeKeyId', k.write_key_id, 'heldKeyIds', k.held_key_ids))
          FROM keyturn.member_keyring k WHERE k.member_id = m.id), '[]')
@@ -90,7 +93,21 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
     [memberLiveSeconds],
   );
   return rows.map(
-    ([id, kind, name, host, pid, version, formats, algorithms, startedAt, heartbeatAt, isLive, keyrings]) => ({
+    ([
+      id,
+      kind,
+      name,
+      host,
+      pid,
+      version,
+      formats,
+      algorithms,
+      healthUrl,
+      startedAt,
+      heartbeatAt,
+      isLive,
+      keyrings,
+    ]) => ({
       id: String(id),
       kind: String(kind) as MemberKind,
       name: String(name),
@@ -99,6 +116,7 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
       version: String(version),
       formats: formats as string[],
       algorithms: algorithms as string[],
+      healthUrl: healthUrl === null ? undefined : String(healthUrl),
       startedAt: startedAt as Date,
       heartbeatAt: heartbeatAt as Date,
       isLive: isLive === true,

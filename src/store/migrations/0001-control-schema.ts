@@ -110,6 +110,7 @@ export const controlSchemaStatements: readonly string[] = [
   version text NOT NULL,
   formats text[] NOT NULL,
   algorithms text[] NOT NULL,
+  health_url text,
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )`,
@@ -214,11 +215,13 @@ export const controlSchemaStatements: readonly string[] = [
   UNIQUE (run_id, column_id, row_key)
 )`,
   `CREATE INDEX quarantine_of_batch ON keyturn.quarantine (batch_id)`,
+  `CREATE INDEX quarantine_unresolved ON keyturn.quarantine (cause) WHERE resolved_at IS NULL`,
   `CREATE TABLE keyturn.leadership (
   name text PRIMARY KEY,
   holder uuid NOT NULL,
   fencing_token bigint NOT NULL,
-  expires_at timestamptz NOT NULL
+  expires_at timestamptz NOT NULL,
+  health_url text
 )`,
   `CREATE TABLE keyturn.audit (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
