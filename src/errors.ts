@@ -15,6 +15,7 @@ export const errorKinds = {
   CONFIG_INVALID: 'invalid',
   TARGET_INVALID: 'invalid',
   VALUE_INVALID: 'invalid',
+  LIMIT_INVALID: 'invalid',
   USAGE: 'invalid',
   KEY_NOT_FOUND: 'missing',
   KEYRING_NOT_FOUND: 'missing',

@@ -19,7 +19,7 @@ import {
   paceAfterWrite,
   type SlicePace,
 } from '../rotation/pace.js';
-import { isWorking, type RunState } from '../rotation/run.js';
+import { exceedsShare, mayGoOn, mostSliceRows, type Standing } from '../rotation/standing.js';
 import type { RowKey, Target } from '../rotation/target.js';
 import { advanceIfLeased, finishIfLeased, insertBatch, type CellList, type ClaimedBatch } from '../store/batches.js';
 import type { CellRow } from '../store/cell-row.js';
@@ -28,6 +28,7 @@ import { sqlstateOf, type Queryable } from '../store/database.js';
 import { quarantineCells, type QuarantinedCell } from '../store/quarantine.js';
 import { getTarget } from '../store/registry.js';
 import { Blocked, LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
+import { rest } from './rest.js';
 import type { BatchEnd, BatchServices, SliceReport } from './services.js';
 import { cellCodes, treatRows, type TreatedRows } from './treat-rows.js';
 
@@ -63,6 +64,8 @@ interface Visit {
   pace: SlicePace;
   /** From the bytes per row seen so far. */
   rowLimit: number;
+  /** What the ledger said last. */
+  standing: Standing;
   /** Rows per slice while a statement that data made fail is narrowed down to its row. */
   careful: number | undefined;
   /** Slices that are read and reencrypted ahead of the one being written, in key order. */
@@ -94,6 +97,7 @@ export async function reencryptBatch(
         store: createCellStore(target),
         pace: initialSlicePace,
         rowLimit: firstSliceRows,
+        standing: batch.standing,
         careful: undefined,
         ahead: [],
       },
@@ -113,6 +117,7 @@ async function finish(services: BatchServices, batch: ClaimedBatch): Promise<Bat
 async function walk(visit: Visit, signal: AbortSignal): Promise<BatchEnd> {
   const { services, batch } = visit;
   let transientRetries = 0;
+  let restedAtMs = performance.now();
   startBehind(visit, batch.cursor);
   let slice = await takePrepared(visit);
   while (slice !== undefined) {
@@ -126,11 +131,14 @@ async function walk(visit: Visit, signal: AbortSignal): Promise<BatchEnd> {
       continue;
     }
     transientRetries = 0;
+    visit.standing = written.standing;
     services.report?.(written.report);
     await services.reachPoint('batch.after_commit');
+    if (!slice.isLast && !mayGoOn(visit.standing)) return releaseToStop(services, batch);
+    await rest(visit.standing, { rows: slice.rows.length, workMs: performance.now() - restedAtMs }, signal);
+    restedAtMs = performance.now();
     if (slice.isLast) return { end: 'done' };
-    if (!isWorking(written.runState)) return releaseToStop(services, batch);
-    slice = await takePrepared(visit);
+    slice = await takeNext(visit, slice.cursor);
   }
   return finish(services, batch);
 }
@@ -160,6 +168,14 @@ async function takePrepared(visit: Visit): Promise<PreparedSlice | undefined> {
     );
   }
   return visit.ahead.shift()?.prepared;
+}
+
+/** The slice behind `cursor`; one that was prepared before the run was limited to fewer rows is read anew, smaller. */
+async function takeNext(visit: Visit, cursor: RowKey): Promise<PreparedSlice | undefined> {
+  const prepared = await takePrepared(visit);
+  if (prepared === undefined || !exceedsShare(visit.standing, prepared.rows.length)) return prepared;
+  startBehind(visit, cursor);
+  return takePrepared(visit);
 }
 
 /** Lock and statement timeouts, deadlocks, serialisation failures: the slice is tried again, smaller. */
@@ -203,7 +219,7 @@ async function treat(visit: Visit, slice: ReadSlice): Promise<PreparedSlice> {
 
 async function read(visit: Visit, after: RowKey | undefined): Promise<ReadSlice | undefined> {
   const { services, batch } = visit;
-  const limit = Math.min(visit.careful ?? visit.pace.rows, visit.rowLimit);
+  const limit = Math.min(visit.careful ?? visit.pace.rows, visit.rowLimit, mostSliceRows(visit.standing));
   const startedAt = performance.now();
   const found = await services.database.transaction(
     (client) =>
@@ -275,11 +291,11 @@ async function keyringFor(services: BatchServices, batch: ClaimedBatch): Promise
 }
 
 interface Written {
-  readonly runState: RunState;
+  readonly standing: Standing;
   readonly report: SliceReport;
 }
 
-/** Writes one slice in one transaction and answers the run's state. Throws LeaseLost after rolling back. */
+/** Writes one slice in one transaction and answers how things stand. Throws LeaseLost after rolling back. */
 async function write(visit: Visit, slice: PreparedSlice): Promise<Written> {
   const { services, batch } = visit;
   const startedAt = performance.now();
@@ -413,7 +429,7 @@ async function settle(client: Queryable, visit: Visit, slice: PreparedSlice, set
     staleCells: 0,
   });
   if (advanced === undefined) throw new LeaseLost();
-  return { runState: advanced.runState, report: { ...entry, kind: batch.kind, bytes: slice.treated.bytes } };
+  return { standing: advanced, report: { ...entry, kind: batch.kind, bytes: slice.treated.bytes } };
 }
 
 /** Cells that lost a race are listed, and examined again there. */

@@ -25,6 +25,7 @@ import {
   type Leadership,
 } from '../store/leadership.js';
 import { listMembers, removeForgottenMembers } from '../store/members.js';
+import { readPace } from '../store/pace.js';
 import { listUnfinishedRuns, setHeldBack, type Run } from '../store/runs.js';
 import { advanceRun } from './advance-run.js';
 
@@ -97,10 +98,12 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
       range: Math.max(0, dispatchWindow(workers) - out.range),
       list: Math.max(0, followUpWindow(workers) - out.list),
     };
-    const batches = await whileLeading(lead, async (client) => [
-      ...(await dispatchDue(client, free.range, 'range')),
-      ...(await dispatchDue(client, free.list, 'list')),
-    ]);
+    const pace = await readPace(database);
+    const places = Math.max(0, (pace?.targetWorkers ?? Infinity) - out.range - out.list);
+    const batches = await whileLeading(lead, async (client) => {
+      const ranges = await dispatchDue(client, Math.min(free.range, places), 'range');
+      return [...ranges, ...(await dispatchDue(client, Math.min(free.list, places - ranges.length), 'list'))];
+    });
     if (batches.length > 0) await queue.send(batches.map(jobOf));
   }
 

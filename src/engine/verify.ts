@@ -8,7 +8,7 @@ import type { Stored } from '../formats/format.js';
 import type { Keyring } from '../keys/keyring.js';
 import type { StoredKey } from '../keys/key-store.js';
 import { countRows, emptyOutcome, type CellOutcome, type Outcome } from '../rotation/outcome.js';
-import { isWorking, type RunState } from '../rotation/run.js';
+import { mayGoOn, mostSliceRows, type Standing } from '../rotation/standing.js';
 import type { RowKey, Target } from '../rotation/target.js';
 import { advanceIfLeased, finishIfLeased, insertBatch, type ClaimedBatch } from '../store/batches.js';
 import { storedOf } from '../store/cell-row.js';
@@ -19,6 +19,7 @@ import { getTarget } from '../store/registry.js';
 import { LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
 import { createCellBuilder, formatOf, storageOf } from './cells-of-target.js';
 import { beginRead, endsWhenIdle } from './reencrypt-batch.js';
+import { rest } from './rest.js';
 import type { BatchEnd, BatchServices } from './services.js';
 
 /** A worker stopped before it commits must not keep its batch locked: the supervisor would wait for it to expire its lease. */
@@ -83,24 +84,28 @@ async function startScan(services: BatchServices, batch: ClaimedBatch): Promise<
 async function walk(scan: Scan, signal: AbortSignal): Promise<BatchEnd> {
   const { services, batch } = scan;
   let after = batch.cursor ?? batch.after;
+  let standing = batch.standing;
+  let restedAtMs = performance.now();
   for (;;) {
     if (signal.aborted) return releaseToStop(services, batch);
-    const slice = await countSlice(scan, after);
+    const slice = await countSlice(scan, after, mostSliceRows(standing));
     if (slice === undefined)
       return (await finishIfLeased(services.database, batch)) ? { end: 'done' } : { end: 'lost' };
-    const runState = await services.database.transaction(
+    standing = await services.database.transaction(
       (client) => settle(client, scan, { after, upto: slice.cursor }, slice),
       beginSettle,
     );
     services.report?.({ ...slice, kind: batch.kind, cryptoMs: 0, writeMs: 0 });
+    if (!slice.isLast && !mayGoOn(standing)) return releaseToStop(services, batch);
+    await rest(standing, { rows: slice.outcome.rowsExamined, workMs: performance.now() - restedAtMs }, signal);
+    restedAtMs = performance.now();
     if (slice.isLast) return { end: 'done' };
-    if (!isWorking(runState)) return releaseToStop(services, batch);
     after = slice.cursor;
   }
 }
 
 /** Counts and cursor in one transaction; in a reencrypt run a range with stale cells is moved again in the next round. */
-async function settle(client: Queryable, scan: Scan, range: KeyRange, slice: SliceCount): Promise<RunState> {
+async function settle(client: Queryable, scan: Scan, range: KeyRange, slice: SliceCount): Promise<Standing> {
   const { batch, services } = scan;
   await quarantineCells(client, { runId: batch.runId, id: batch.id, targetId: batch.targetId }, slice.failures);
   if (slice.staleCells > 0 && batch.run.kind === 'reencrypt') {
@@ -125,13 +130,13 @@ async function settle(client: Queryable, scan: Scan, range: KeyRange, slice: Sli
     writeMs: 0,
   });
   if (advanced === undefined) throw new LeaseLost();
-  return advanced.runState;
+  return advanced;
 }
 
 /** Undefined behind the last row. */
-async function countSlice(scan: Scan, after: RowKey | undefined): Promise<SliceCount | undefined> {
+async function countSlice(scan: Scan, after: RowKey | undefined, mostRows: number): Promise<SliceCount | undefined> {
   const { services, batch, store } = scan;
-  const rowsPerSlice = batch.run.deep ? readSliceRows : countSliceRows;
+  const rowsPerSlice = Math.min(batch.run.deep ? readSliceRows : countSliceRows, mostRows);
   const readFrom = performance.now();
   return services.database.transaction(async (client) => {
     const upto = await store.lastKeyOfNext(client, { after, upto: batch.upto }, rowsPerSlice, batch.run.scope);

@@ -1,9 +1,11 @@
 // Batches and their ledger. A batch is claimed with a random lease token; every slice advances cursor, counts and lease
 // only while that token is still the batch's (I4): a worker that lost its lease rolls its row changes back.
 import type { Outcome } from '../rotation/outcome.js';
-import type { RunKind, RunState } from '../rotation/run.js';
+import type { RunKind } from '../rotation/run.js';
+import type { Standing } from '../rotation/standing.js';
 import type { RowKey } from '../rotation/target.js';
 import type { Queryable, Row } from './database.js';
+import { standingColumns, standingFrom, standingOf, standingWidth } from './standing.js';
 
 export const leaseSeconds = 15;
 
@@ -35,6 +37,8 @@ export interface ClaimedBatch {
     readonly scope: string | undefined;
     readonly deep: boolean;
   };
+  /** As it was when the batch was claimed. */
+  readonly standing: Standing;
 }
 
 const batchColumns = `b.id, b.run_id, b.pass, b.target_id, b.kind, b.after_key, b.upto_key, b.cells, b.cursor_key, b.depth, b.attempts, b.lease_token`;
@@ -45,11 +49,14 @@ export async function claimIfDispatched(
   claim: { batchId: number; generation: number; memberId: string },
 ): Promise<ClaimedBatch | undefined> {
   const { rows } = await database.query(
-    `UPDATE keyturn.batch b SET state = 'running', lease_token = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => $4),
-       member_id = $3, started_at = coalesce(b.started_at, clock_timestamp())
-     FROM keyturn.run r, keyturn.keyring k
-     WHERE b.id = $1 AND b.generation = $2 AND b.state = 'dispatched' AND r.id = b.run_id AND r.state IN ('running', 'verifying') AND k.id = r.keyring_id
-     RETURNING ${batchColumns}, r.kind, k.name, r.target_key_id, r.generation, r.scope, r.deep`,
+    `WITH claimed AS (
+       UPDATE keyturn.batch b SET state = 'running', lease_token = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => $4),
+         member_id = $3, started_at = coalesce(b.started_at, clock_timestamp())
+       FROM keyturn.run r
+       WHERE b.id = $1 AND b.generation = $2 AND b.state = 'dispatched' AND r.id = b.run_id AND r.state IN ('running', 'verifying')
+       RETURNING b.*)
+     SELECT ${standingColumns}, ${batchColumns}, r.kind, k.name, r.target_key_id, r.generation, r.scope, r.deep
+     ${standingFrom('claimed')} JOIN keyturn.keyring k ON k.id = r.keyring_id`,
     [claim.batchId, claim.generation, claim.memberId, leaseSeconds],
   );
   return rows[0] === undefined ? undefined : claimedOf(rows[0]);
@@ -75,7 +82,7 @@ function claimedOf(row: Row): ClaimedBatch {
     generation,
     scope,
     deep,
-  ] = row;
+  ] = row.slice(standingWidth);
   const list = cells as { columns: string[]; rows: [number[], ...string[]][] } | null;
   return {
     id: Number(id),
@@ -101,6 +108,7 @@ function claimedOf(row: Row): ClaimedBatch {
       scope: scope === null ? undefined : String(scope),
       deep: deep === true,
     },
+    standing: standingOf(row),
   };
 }
 
@@ -118,12 +126,10 @@ export interface SliceEntry {
 
 /**
  * Advances the batch by one slice and writes its ledger entry, in the caller's transaction. Undefined when the lease
- * token is no longer the batch's: the caller must roll back. Otherwise the run's state, so that a pause is seen.
+ * token is no longer the batch's: the caller must roll back. Otherwise how run and fleet stand, so that a pause, a limit
+ * and a new pace are seen.
  */
-export async function advanceIfLeased(
-  client: Queryable,
-  entry: SliceEntry,
-): Promise<{ runState: RunState } | undefined> {
+export async function advanceIfLeased(client: Queryable, entry: SliceEntry): Promise<Standing | undefined> {
   const { batch, outcome } = entry;
   const { rows } = await client.query(
     `WITH advanced AS (
@@ -135,13 +141,13 @@ export async function advanceIfLeased(
          cells_examined = cells_examined + $12, cells_reencrypted = cells_reencrypted + $13, cells_current = cells_current + $14,
          cells_conflicted = cells_conflicted + $15, cells_failed = cells_failed + $16
        WHERE id = $1 AND lease_token = $2 AND state = 'running'
-       RETURNING id, slices, run_id),
+       RETURNING id, slices, run_id, pass, member_id),
      entry AS (
        INSERT INTO keyturn.ledger (batch_id, slice, member_id, read_ms, crypto_ms, write_ms,
          rows_examined, rows_updated, rows_skipped, rows_conflicted, rows_failed,
          cells_examined, cells_reencrypted, cells_current, cells_conflicted, cells_failed)
        SELECT id, slices, $17, $18, $19, $20, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16 FROM advanced)
-     SELECT r.state FROM advanced JOIN keyturn.run r ON r.id = advanced.run_id`,
+     SELECT ${standingColumns} ${standingFrom('advanced')}`,
     [
       batch.id,
       batch.leaseToken,
@@ -165,7 +171,7 @@ export async function advanceIfLeased(
       entry.writeMs,
     ],
   );
-  return rows[0] === undefined ? undefined : { runState: String(rows[0][0]) as RunState };
+  return rows[0] === undefined ? undefined : standingOf(rows[0]);
 }
 
 /** Ends a batch whose rest holds no rows. False when the lease was lost. */

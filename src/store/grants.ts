@@ -37,7 +37,7 @@ export function grantStatements(
       `GRANT USAGE ON SCHEMA keyturn TO ${worker}`,
       `GRANT SELECT ON ALL TABLES IN SCHEMA keyturn TO ${worker}`,
       `GRANT INSERT, UPDATE, DELETE ON keyturn.member, keyturn.member_keyring, keyturn.leadership TO ${worker}`,
-      `GRANT INSERT, UPDATE ON keyturn.run, keyturn.run_target, keyturn.batch, keyturn.ledger, keyturn.quarantine TO ${worker}`,
+      `GRANT INSERT, UPDATE ON keyturn.run, keyturn.run_target, keyturn.batch, keyturn.ledger, keyturn.quarantine, keyturn.pace TO ${worker}`,
       `GRANT INSERT ON keyturn.audit TO ${worker}`,
       `GRANT UPDATE (queue_backend, queue_prefix, queue_marker) ON keyturn.cluster TO ${worker}`,
     );

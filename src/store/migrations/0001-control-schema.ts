@@ -137,13 +137,21 @@ export const controlSchemaStatements: readonly string[] = [
   pass integer NOT NULL DEFAULT 0,
   round integer NOT NULL DEFAULT 0,
   held_back_by text,
+  priority smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN 0 AND 10),
+  emergency boolean NOT NULL DEFAULT false CHECK (emergency = (priority = 10)),
+  max_rows_per_second integer CHECK (max_rows_per_second > 0),
+  max_workers integer CHECK (max_workers > 0),
+  hours_from time,
+  hours_to time,
+  hours_zone text,
   reason text,
   requested_by text NOT NULL DEFAULT session_user,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   started_at timestamptz,
   resumed_at timestamptz,
   verified_at timestamptz,
-  finished_at timestamptz
+  finished_at timestamptz,
+  CHECK (num_nulls(hours_from, hours_to, hours_zone) IN (0, 3))
 )`,
   `CREATE INDEX run_unfinished ON keyturn.run (id)
   WHERE state NOT IN ('cancelled', 'succeeded', 'completed_with_failures', 'failed')`,
@@ -216,6 +224,15 @@ export const controlSchemaStatements: readonly string[] = [
 )`,
   `CREATE INDEX quarantine_of_batch ON keyturn.quarantine (batch_id)`,
   `CREATE INDEX quarantine_unresolved ON keyturn.quarantine (cause) WHERE resolved_at IS NULL`,
+  // The pace of all workers together, as the leading supervisor last measured it.
+  `CREATE TABLE keyturn.pace (
+  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+  target_workers integer CHECK (target_workers >= 0),
+  nice real NOT NULL DEFAULT 0 CHECK (nice >= 0),
+  reason text,
+  signals jsonb NOT NULL DEFAULT '{}',
+  measured_at timestamptz NOT NULL DEFAULT clock_timestamp()
+)`,
   `CREATE TABLE keyturn.leadership (
   name text PRIMARY KEY,
   holder uuid NOT NULL,

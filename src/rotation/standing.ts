@@ -1,0 +1,75 @@
+// What the ledger tells a worker when it takes a batch and after each slice, and what follows from it: go on or hand the
+// batch back, how small to keep the next slice, how long to rest. Pure rules; PostgreSQL says what is so.
+import { batchesAllowed, isOpenAt, type RunLimits } from './limits.js';
+import { isWorking, type RunState } from './run.js';
+
+/** The pace of all workers together, as the leading supervisor last set it. */
+export interface FleetPace {
+  /** Batches that workers may have at a time, over all runs; undefined for no bound. */
+  readonly targetWorkers: number | undefined;
+  /** Rest per time of work: 0 for none, 1 to work half of the time. */
+  readonly nice: number;
+  readonly ageSeconds: number;
+}
+
+export interface Standing {
+  readonly runState: RunState;
+  /** The database's clock. */
+  readonly now: Date;
+  readonly limits: RunLimits;
+  /** Workers among whom the run's rows per second are shared, this one included. */
+  readonly sharers: number;
+  /** Batches in workers' hands that come before this one, of its run and of all runs. */
+  readonly aheadInRun: number;
+  readonly ahead: number;
+  /** Undefined when nobody has ever set one. */
+  readonly pace: FleetPace | undefined;
+}
+
+/** False when the batch goes back: a stop was asked for, the hours are over, or fewer batches may be out. */
+export function mayGoOn(standing: Standing): boolean {
+  const { runState, limits, aheadInRun, ahead, pace, now } = standing;
+  return (
+    isWorking(runState) &&
+    (limits.hours === undefined || isOpenAt(limits.hours, now)) &&
+    aheadInRun < batchesAllowed(limits) &&
+    ahead < (pace?.targetWorkers ?? Infinity)
+  );
+}
+
+/** Well below the 15 s of a lease, which is renewed before the rest and has to last for the slice after it. */
+const maxRestMs = 5_000;
+/** A slice under a limit is about this much of the worker's share, so that a stop is heard soon. */
+const limitedSliceSeconds = 1;
+/** A pace that nobody renews for so long stands for a database of which nothing is known: slow. */
+const paceValidSeconds = 15;
+const slowNice = 1;
+
+/** The most rows that the next slice may have. */
+export function mostSliceRows(standing: Standing): number {
+  const { limits, sharers } = standing;
+  if (limits.rowsPerSecond === undefined) return Infinity;
+  return Math.max(1, Math.floor((limits.rowsPerSecond / sharers) * limitedSliceSeconds));
+}
+
+/** After a slice of `rows` that took `workMs` since the last rest. */
+export function restAfter(standing: Standing, slice: { readonly rows: number; readonly workMs: number }): number {
+  const forPace = niceOf(standing.pace) * slice.workMs;
+  const forLimit = shareMs(standing, slice.rows) - slice.workMs;
+  return Math.min(maxRestMs, Math.max(0, forPace, forLimit));
+}
+
+/** Whether a slice that was read before the limit was known is too large: the rest after it would be cut short. */
+export function exceedsShare(standing: Standing, rows: number): boolean {
+  return shareMs(standing, rows) > maxRestMs && rows > mostSliceRows(standing);
+}
+
+/** The time in which the worker's share of the run's limit is as many rows. */
+function shareMs({ limits, sharers }: Standing, rows: number): number {
+  return limits.rowsPerSecond === undefined ? 0 : (rows * sharers * 1_000) / limits.rowsPerSecond;
+}
+
+function niceOf(pace: FleetPace | undefined): number {
+  if (pace === undefined) return 0;
+  return pace.ageSeconds > paceValidSeconds ? Math.max(slowNice, pace.nice) : pace.nice;
+}
