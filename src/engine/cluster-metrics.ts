@@ -1,7 +1,6 @@
 // The leading supervisor's reading of the cluster into metrics, when it is scraped. A scrape must never load the database:
 // however many scrapers ask, it is read at most once in five seconds, and a reading that failed is not repeated sooner.
 import { isWorking } from '../rotation/run.js';
-import { cryptoperiodDays } from '../rotation/cryptoperiod.js';
 import type { BatchQueue } from '../queue/jobs.js';
 import type { Database } from '../store/database.js';
 import {
@@ -13,6 +12,7 @@ import {
   readRunNumbers,
   type RunNumbers,
 } from '../store/numbers.js';
+import { readPace } from '../store/pace.js';
 import {
   metricTable,
   type MetricDefinition,
@@ -22,7 +22,6 @@ import {
 } from '../telemetry/metrics.js';
 
 const keptMs = 5_000;
-const secondsPerDay = 86_400;
 
 export interface ClusterMetricsOptions {
   readonly database: Database;
@@ -97,8 +96,10 @@ async function readCluster(database: Database): Promise<Samples> {
   const keyrings = await readKeyringNumbers(database);
   const members = await readMemberNumbers(database);
   const holding = await readHoldingNumbers(database);
+  const pace = await readPace(database);
   return {
     ...runSamples(runs),
+    ...paceSamples(pace),
     keyturn_queue_oldest_age_seconds: [{ labels: {}, value: oldestSeconds }],
     keyturn_quarantine_cells: quarantine.map(({ cause, cells }) => ({ labels: { cause }, value: cells })),
     keyturn_members: ['application', 'worker'].map((kind) => ({
@@ -122,10 +123,28 @@ async function readCluster(database: Database): Promise<Samples> {
     keyturn_oldest_key_age_seconds: keyrings.flatMap(({ keyring, oldestKeyAgeSeconds: value }) =>
       value === undefined ? [] : [{ labels: { keyring }, value }],
     ),
-    keyturn_cryptoperiod_left_seconds: keyrings.flatMap(({ keyring, activeKeyAgeSeconds: age }) =>
-      age === undefined ? [] : [{ labels: { keyring }, value: cryptoperiodDays * secondsPerDay - age }],
+    keyturn_cryptoperiod_left_seconds: keyrings.flatMap(({ keyring, activeKeyAgeSeconds: age, cryptoperiodSeconds }) =>
+      age === undefined ? [] : [{ labels: { keyring }, value: cryptoperiodSeconds - age }],
     ),
   };
+}
+
+type Pace = Awaited<ReturnType<typeof readPace>>;
+
+function paceSamples(pace: Pace): Samples {
+  const one = (value: number): readonly Sample[] => [{ labels: {}, value }];
+  return {
+    keyturn_pace_factor: one(pace?.targetWorkers === 0 ? 0 : 1 / (1 + (pace?.nice ?? 0))),
+    keyturn_pace_target_workers: pace?.targetWorkers === undefined ? [] : one(pace.targetWorkers),
+    keyturn_pace_reason:
+      pace?.reason === undefined ? [] : [{ labels: { reason: withoutNumbers(pace.reason) }, value: 1 }],
+    keyturn_pace_age_seconds: pace === undefined ? [] : one(pace.ageSeconds),
+  };
+}
+
+/** A label that changed with every measurement would be a new series each time. */
+function withoutNumbers(words: string): string {
+  return words.replaceAll(/\d+(?:[.,]\d+)*/g, 'N').slice(0, 200);
 }
 
 const unfinishedStates = ['pending', 'running', 'verifying', 'pausing', 'paused', 'cancelling'] as const;

@@ -110,21 +110,24 @@ export interface KeyringNumbers {
   readonly activeKeyAgeSeconds: number | undefined;
   /** Of the keys that still decrypt. */
   readonly oldestKeyAgeSeconds: number | undefined;
+  readonly cryptoperiodSeconds: number;
 }
 
 export async function readKeyringNumbers(database: Queryable): Promise<readonly KeyringNumbers[]> {
   const { rows } = await database.query(
     `SELECT k.name, k.generation,
        extract(epoch FROM clock_timestamp() - max(d.activated_at) FILTER (WHERE d.state = 'active'))::float8,
-       extract(epoch FROM clock_timestamp() - min(d.activated_at) FILTER (WHERE d.state IN ('active', 'decrypt_only')))::float8
+       extract(epoch FROM clock_timestamp() - min(d.activated_at) FILTER (WHERE d.state IN ('active', 'decrypt_only')))::float8,
+       k.cryptoperiod_days * 86400
      FROM keyturn.keyring k LEFT JOIN keyturn.data_key d ON d.keyring_id = k.id
      GROUP BY k.id ORDER BY k.name`,
   );
-  return rows.map(([keyring, generation, active, oldest]) => ({
+  return rows.map(([keyring, generation, active, oldest, cryptoperiod]) => ({
     keyring: String(keyring),
     generation: Number(generation),
     activeKeyAgeSeconds: typeof active === 'number' ? active : undefined,
     oldestKeyAgeSeconds: typeof oldest === 'number' ? oldest : undefined,
+    cryptoperiodSeconds: Number(cryptoperiod),
   }));
 }
 

@@ -162,6 +162,30 @@ export const metricTable = {
     labels: [],
     help: 'Age of the oldest batch that was sent to the queue and that no worker has taken; 0 when there is none.',
   },
+  keyturn_pace_factor: {
+    type: 'gauge',
+    by: 'leader',
+    labels: [],
+    help: 'Share of their full speed that pacing lets workers have: 1 for all of it, 0 while it holds them.',
+  },
+  keyturn_pace_target_workers: {
+    type: 'gauge',
+    by: 'leader',
+    labels: [],
+    help: 'Batches that pacing lets workers have at a time; absent while it sets no bound.',
+  },
+  keyturn_pace_reason: {
+    type: 'gauge',
+    by: 'leader',
+    labels: ['reason'],
+    help: 'Always 1; says in words what holds the workers back, with N for numbers; absent while nothing does.',
+  },
+  keyturn_pace_age_seconds: {
+    type: 'gauge',
+    by: 'leader',
+    labels: [],
+    help: 'Time since the pace was last measured; workers take one that is over 15 s old for slow.',
+  },
   keyturn_members: { type: 'gauge', by: 'leader', labels: ['kind'], help: 'Live members by kind.' },
   keyturn_members_holding: {
     type: 'gauge',

@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { readStatus } from '../../src/control/status.js';
 import { startSupervisorProcess, startWorker } from '../../src/app-runners.js';
 import { pauseRun, resumeRun } from '../../src/control/runs.js';
+import { writePace } from '../../src/store/pace.js';
 import { availableBackends } from '../support/backends.js';
 import { findCanaries, keyCanaries, textCanary } from '../support/canaries.js';
 import { readiness, samplesOf, statusOf, textOf, waitUntilReady } from '../support/health.js';
@@ -94,6 +95,12 @@ describe.each(availableBackends())('watching over the %s queue', (backend) => {
         deadlineMs,
       },
     );
+    await writePace(shop.control.context.database, {
+      targetWorkers: 2,
+      nice: 1,
+      reason: 'replica lag 3.5 s, over 1 s',
+      signals: {},
+    });
     const leader = await until(
       async () => {
         const samples = samplesOf(await textOf(supervisorUrl));
@@ -106,6 +113,9 @@ describe.each(availableBackends())('watching over the %s queue', (backend) => {
       'keyturn_members{kind="worker"}': 1,
       'keyturn_members{kind="application"}': 0,
       'keyturn_members_behind{keyring="customers"}': 0,
+      keyturn_pace_factor: 0.5,
+      keyturn_pace_target_workers: 2,
+      'keyturn_pace_reason{reason="replica lag N s, over N s"}': 1,
       'keyturn_quarantine_cells{cause="NOT_AN_ENVELOPE"}': 1,
       'keyturn_keyring_generation{keyring="customers"}': await generationOf(shop),
     });

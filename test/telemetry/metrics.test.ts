@@ -41,6 +41,7 @@ describe('the metrics', () => {
       'run',
       'cause',
       'generation',
+      'reason',
     ];
     expect([...new Set(definitions.flatMap(([, { labels }]) => labels))].toSorted()).toEqual(allowed.toSorted());
   });

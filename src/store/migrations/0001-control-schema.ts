@@ -36,6 +36,7 @@ export const controlSchemaStatements: readonly string[] = [
   name text NOT NULL UNIQUE,
   algorithm text NOT NULL,
   root_uris text[] NOT NULL,
+  cryptoperiod_days integer NOT NULL DEFAULT 90 CHECK (cryptoperiod_days > 0),
   generation bigint NOT NULL DEFAULT 1,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )`,
