@@ -53,12 +53,13 @@ export async function readRunNumbers(database: Queryable): Promise<readonly RunN
          count(*) FILTER (WHERE b.pass = r.pass AND b.state = 'running') AS running,
          count(*) FILTER (WHERE b.pass = r.pass AND b.state = 'done') AS done
        FROM keyturn.batch b
-       -- The ledger of the few batches that are not done or were done a moment ago, by its primary key.
+       -- The ledger of the few batches that are not done or were done a moment ago, by its primary key. The sub-select makes
+       -- the moment one value, so that the ledger is not looked into at all for the others.
        LEFT JOIN LATERAL (
          SELECT max(l.committed_at) AS settled_at,
            sum(l.rows_examined) FILTER (WHERE l.committed_at > clock_timestamp() - make_interval(secs => $1)) AS recent_rows
          FROM keyturn.ledger l
-         WHERE l.batch_id = b.id AND b.slices > 0 AND (b.finished_at IS NULL OR b.finished_at > clock_timestamp() - make_interval(secs => $1))
+         WHERE l.batch_id = b.id AND b.slices > 0 AND (b.finished_at IS NULL OR b.finished_at > (SELECT clock_timestamp() - make_interval(secs => $1)))
        ) l ON true
        WHERE b.run_id = r.id) b
      WHERE r.state NOT IN ('cancelled', 'succeeded', 'completed_with_failures', 'failed')

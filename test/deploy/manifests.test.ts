@@ -231,6 +231,12 @@ describe('the Kubernetes manifests', () => {
   });
   const containers = pods.flatMap((pod) => pod.containers);
 
+  test('parse, each of a kind and with a name of its own', () => {
+    expect(documents.flatMap((document) => document.errors)).toEqual([]);
+    const names = manifests.map(({ kind, metadata }) => `${kind} ${metadata.name}`);
+    expect(new Set(names).size).toBe(names.length);
+  });
+
   test('run commands of Keyturn that exist, with variables that it reads', () => {
     expect(containers.map(({ args }) => parseCommandLine(args ?? [])).toSorted()).toEqual([
       'key rotate',
