@@ -84,6 +84,8 @@ export async function startMember(options: {
   keyrings: readonly string[] | undefined;
   maxConnections: number;
   answerWithinMs?: number;
+  /** Where the process answers health and metrics, if it does. */
+  healthUrl?: string;
   onTrouble: (error: unknown) => void;
 }): Promise<MemberProcess> {
   const database = openDatabase({
@@ -104,6 +106,7 @@ export async function startMember(options: {
       kind: options.kind,
       name: options.name,
       version,
+      healthUrl: options.healthUrl,
       keyrings: options.keyrings,
       openRoots: (keyring) => openRoots(keyring, cluster),
       onTrouble: options.onTrouble,

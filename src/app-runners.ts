@@ -1,21 +1,39 @@
 // The wiring of workers and supervisors. They read the environment and the registry, never keyturn.yaml.
-import { createRootOpener, requireDatabaseUrl, startMember, troubleLogger } from './app-member.js';
-import { startSealing } from './engine/audit-chain.js';
+import { answers, fits, heldGenerations, holdsKeys, openHealth } from './app-health.js';
+import {
+  createRootOpener,
+  requireDatabaseUrl,
+  startMember,
+  troubleLogger,
+  version,
+  type MemberProcess,
+} from './app-member.js';
 import { claimQueue, joinQueue, requireSameQueue } from './engine/agree-queue.js';
-import { passPoint, type ReachPoint } from './engine/services.js';
-import { startSchedules } from './engine/schedules.js';
-import { startSupervisor } from './engine/supervisor.js';
+import { startSealing } from './engine/audit-chain.js';
+import { startSchedules, type Schedules } from './engine/schedules.js';
+import { passPoint, type BatchServices, type ReachPoint } from './engine/services.js';
+import { startSupervisor, type Supervisor } from './engine/supervisor.js';
 import { workBatch } from './engine/work-batch.js';
-import { readConnections, type Connections, type Environment } from './environment.js';
+import { openClusterMetrics, type ClusterMetrics } from './engine/cluster-metrics.js';
+import { countSlice, countVisit, showHeld } from './engine/worker-metrics.js';
+import {
+  readConnections,
+  wantsTraces,
+  type Connections,
+  type Environment,
+  type ListenSettings,
+} from './environment.js';
 import { KeyturnError } from './errors.js';
-import { consumeBatches } from './queue/consume.js';
+import { consumeBatches, type Consumer } from './queue/consume.js';
 import { queueAddressOf, type QueueAddress } from './queue/connection.js';
 import { openBatchQueue } from './queue/jobs.js';
+import type { Tracing } from './queue/tracing.js';
 import { openWakeUps } from './queue/wake-ups.js';
 import { openDatabase, type Database } from './store/database.js';
 import { getClusterId } from './store/keys.js';
 import { requireSchema } from './store/schema.js';
 import { createLogger } from './telemetry/logging.js';
+import { openMetrics } from './telemetry/metrics.js';
 
 function queueAddress(connections: Connections, cluster: string): QueueAddress {
   return queueAddressOf(
@@ -28,6 +46,8 @@ function queueAddress(connections: Connections, cluster: string): QueueAddress {
 }
 
 export interface LongRunning {
+  /** Where `/healthz`, `/readyz` and `/metrics` are answered. */
+  readonly healthUrl: string;
   /** Drains and gives everything back. Safe twice. */
   stop(): Promise<void>;
   /** Rejects when the process cannot go on; resolves after `stop`. */
@@ -38,12 +58,15 @@ export interface ProcessOptions {
   readonly environment: Environment;
   /** Reported to the operator; default host name. */
   readonly name: string;
+  /** In place of HOST and PORT. */
+  readonly listen?: Partial<ListenSettings>;
   /** Ends a start that is still waiting for something; what was started by then has to be stopped as ever. */
   readonly signal?: AbortSignal;
 }
 
 const sameQueueCheckMs = 5_000;
-
+/** A loop that has not moved for so long never will. */
+const stuckAfterMs = 60_000;
 /**
  * A connection whose other end went away without a word would keep a worker or supervisor waiting for the operating
  * system's quarter of an hour. Longer than any statement of theirs may take.
@@ -56,40 +79,74 @@ const gaugesAnswerWithinMs = 3_000;
 export async function startWorker(options: ProcessOptions & { reachPoint?: ReachPoint }): Promise<LongRunning> {
   const connections = readConnections(options.environment);
   const log = createLogger({ level: connections.logLevel, name: 'keyturn-worker' });
-  const member = await startMember({
-    ...options,
-    connections,
-    rootsOf: () => undefined,
-    kind: 'worker',
-    keyrings: undefined,
-    maxConnections: 5,
-    answerWithinMs,
-    onTrouble: troubleLogger(log),
+  const metrics = openMetrics('worker', version);
+  const tracing = await openTracingIfWanted(options.environment);
+  let member: MemberProcess | undefined;
+  let consumer: Consumer | undefined;
+  let workedAtMs = performance.now();
+  const health = await openHealth(options, metrics, {
+    // Until it takes jobs it waits for a supervisor, for as long as that takes.
+    isAlive: () => consumer === undefined || Math.min(consumer.idleMs(), performance.now() - workedAtMs) < stuckAfterMs,
+    needs: {
+      keys: async () => member !== undefined && holdsKeys(member.membership),
+      database: async () => member !== undefined && answers(member.database),
+      queue: async () => consumer?.isReachable() === true,
+    },
+    beforeMetrics: async () =>
+      showHeld(metrics, new Map(member === undefined ? [] : heldGenerations(member.membership))),
   });
-  const address = queueAddress(connections, member.cluster);
+  try {
+    member = await startMember({
+      ...options,
+      connections,
+      rootsOf: () => undefined,
+      kind: 'worker',
+      keyrings: undefined,
+      maxConnections: 5,
+      answerWithinMs,
+      healthUrl: health.url,
+      onTrouble: troubleLogger(log),
+    });
+  } catch (error) {
+    await health.close();
+    throw error;
+  }
+  const { database, membership, cluster, heldRoots } = member;
+  const leave = async (): Promise<void> => {
+    await member?.close();
+    await health.close();
+  };
+  const address = queueAddress(connections, cluster);
   const queue = openBatchQueue(address);
   try {
-    await joinQueue(member.database, queue, address, {
+    await joinQueue(database, queue, address, {
       signal: options.signal ?? new AbortController().signal,
       onWait: (words) => log.info(words),
     });
   } catch (error) {
     await queue.close();
-    await member.close();
+    await leave();
     throw error;
   }
   await queue.close();
-  const services = {
-    database: member.database,
-    keyrings: member.membership,
-    memberId: member.membership.id,
+  const services: BatchServices = {
+    database,
+    keyrings: membership,
+    memberId: membership.id,
     reachPoint: options.reachPoint ?? passPoint,
+    report(slice) {
+      workedAtMs = performance.now();
+      countSlice(metrics, slice);
+    },
   };
-  const consumer = consumeBatches(address, {
+  consumer = consumeBatches(address, {
     async handle(job, signal) {
       const worked = await workBatch(services, job, signal);
+      countVisit(metrics, worked);
+      tracing?.note({ 'keyturn.batch': job.batchId, 'keyturn.end': worked.end });
       if (worked.end === 'dropped') log.debug({ batch: job.batchId, generation: job.generation }, 'job dropped');
-      else
+      else {
+        tracing?.note({ 'keyturn.run': worked.batch.runId });
         log.info(
           {
             batch: job.batchId,
@@ -99,24 +156,23 @@ export async function startWorker(options: ProcessOptions & { reachPoint?: Reach
           },
           `batch ${worked.end}`,
         );
+      }
     },
     onTrouble: troubleLogger(log),
+    telemetry: tracing?.telemetry,
   });
+  const taking = consumer;
   log.info(
-    { member: member.membership.id, queue: address.backend, keyrings: member.membership.keyringNames },
+    { member: membership.id, queue: address.backend, keyrings: membership.keyringNames, health: health.url },
     'worker ready',
   );
-  const watch = watchQueue(member.database, address, troubleLogger(log));
-  const sealer = startSealing({
-    database: member.database,
-    roots: member.heldRoots,
-    onTrouble: troubleLogger(log),
-  });
-  return longRunning(watch.lost, async () => {
+  const watch = watchQueue(database, address, troubleLogger(log));
+  const sealer = startSealing({ database, roots: heldRoots, onTrouble: troubleLogger(log) });
+  return longRunning(health.url, watch.lost, async () => {
     watch.stop();
-    await consumer.stop();
+    await taking.stop();
     await sealer.stop();
-    await member.close();
+    await leave();
     log.info('worker stopped');
   });
 }
@@ -130,6 +186,8 @@ export async function startSupervisorProcess(
 ): Promise<LongRunning> {
   const connections = readConnections(options.environment);
   const log = createLogger({ level: connections.logLevel, name: 'keyturn-supervisor' });
+  const metrics = openMetrics('supervisor', version);
+  const tracing = await openTracingIfWanted(options.environment);
   const database = openDatabase({
     url: requireDatabaseUrl(connections),
     maxConnections: 6,
@@ -145,32 +203,84 @@ export async function startSupervisorProcess(
           applicationName: 'keyturn gauges',
           answerWithinMs: gaugesAnswerWithinMs,
         });
+  let supervisor: Supervisor | undefined;
+  let cluster: ClusterMetrics | undefined;
+  const health = await openHealth(options, metrics, {
+    isAlive: () => supervisor === undefined || performance.now() - supervisor.tickedAtMs < stuckAfterMs,
+    needs: { database: () => answers(database), schema: () => fits(database) },
+    beforeMetrics: async () => cluster?.refresh(),
+  });
   let address: QueueAddress;
   let queue;
   let marker;
   try {
     await requireSchema(database);
     address = queueAddress(connections, await getClusterId(database));
-    queue = openBatchQueue(address);
+    queue = openBatchQueue(address, tracing?.telemetry);
     marker = await claimQueue(database, queue, address);
   } catch (error) {
     await queue?.close();
     await gauged?.close();
     await database.close();
+    await health.close();
     throw error;
   }
   const openQueue = queue;
-  const supervisor = startSupervisor({
+  const started = startSupervisor({
     database,
     gauged,
     queue,
     marker,
+    healthUrl: health.url,
     onTrouble: troubleLogger(log),
-    onEvent: (event, details) => log.info(details, event),
+    onEvent(event, details) {
+      if (event === 'lease expired') metrics.add('keyturn_lease_expiries_total', {});
+      if (event === 'lost job found') metrics.add('keyturn_lost_jobs_total', {});
+      log.info(details, event);
+    },
   });
-  // Only a supervisor needs the operator's verbs, so workers do not load them.
+  supervisor = started;
+  cluster = openClusterMetrics({
+    database,
+    queue,
+    metrics,
+    isLeading: () => started.isLeading,
+    onTrouble: troubleLogger(log),
+  });
+  const schedules = await startPolicies(options.environment, {
+    connections,
+    database,
+    address,
+    supervisor: started,
+    log,
+  });
+  log.info({ queue: address.backend, prefix: address.prefix, health: health.url }, 'supervisor ready');
+  const watch = watchQueue(database, address, troubleLogger(log));
+  return longRunning(health.url, watch.lost, async () => {
+    watch.stop();
+    await Promise.all([started.stop(), schedules.stop()]);
+    await health.close();
+    await openQueue.close();
+    await gauged?.close();
+    await database.close();
+    log.info('supervisor stopped');
+  });
+}
+
+/** Only a supervisor needs the operator's verbs, so workers do not load them. */
+async function startPolicies(
+  environment: Environment,
+  parts: {
+    connections: Connections;
+    database: Database;
+    address: QueueAddress;
+    supervisor: Supervisor;
+    log: ReturnType<typeof createLogger>;
+  },
+): Promise<Schedules> {
+  const { connections, database, address, supervisor, log } = parts;
   const { createPolicyVerbs } = await import('./control/policy.js');
-  const schedules = startSchedules({
+  return startSchedules({
     database,
     leadership: () => supervisor.leadership,
     verbs: createPolicyVerbs({
@@ -184,23 +294,17 @@ export async function startSupervisorProcess(
         keyrings: [],
         targets: [],
       },
-      openRoots: createRootOpener(options.environment),
+      openRoots: createRootOpener(environment),
       onProgress: (words) => log.debug(words),
     }),
     openWakeUps: (onWake) => openWakeUps(address, onWake),
     onTrouble: troubleLogger(log),
     onEvent: (event, details) => log.info(details, event),
   });
-  log.info({ queue: address.backend, prefix: address.prefix }, 'supervisor ready');
-  const watch = watchQueue(database, address, troubleLogger(log));
-  return longRunning(watch.lost, async () => {
-    watch.stop();
-    await Promise.all([supervisor.stop(), schedules.stop()]);
-    await openQueue.close();
-    await gauged?.close();
-    await database.close();
-    log.info('supervisor stopped');
-  });
+}
+
+async function openTracingIfWanted(environment: Environment): Promise<Tracing | undefined> {
+  return wantsTraces(environment) ? (await import('./queue/tracing.js')).openTracing(version) : undefined;
 }
 
 /** Ends the process when the cluster has moved to another queue: it would wait for jobs that never come. */
@@ -221,7 +325,7 @@ function watchQueue(
   return { lost, stop: () => clearInterval(timer) };
 }
 
-function longRunning(lost: Promise<never>, stop: () => Promise<void>): LongRunning {
+function longRunning(healthUrl: string, lost: Promise<never>, stop: () => Promise<void>): LongRunning {
   let stopped: Promise<void> | undefined;
   let resolveStopped: () => void = () => undefined;
   const untilStopped = new Promise<void>((resolve) => {
@@ -231,6 +335,7 @@ function longRunning(lost: Promise<never>, stop: () => Promise<void>): LongRunni
   // Whoever awaits `ended` sees the rejection; nobody awaiting it must not end the process.
   ended.catch(() => undefined);
   return {
+    healthUrl,
     ended,
     stop() {
       stopped ??= stop().finally(resolveStopped);

@@ -25,6 +25,30 @@ export function readConnections(environment: Environment): Connections {
   };
 }
 
+/** Where a worker or supervisor answers health and metrics. */
+export interface ListenSettings {
+  readonly host: string;
+  /** 0 for any free one. */
+  readonly port: number;
+}
+
+/** HOST and PORT; by default any free port of this machine alone. Throws CONFIG_INVALID for a port that is none. */
+export function readListenSettings(environment: Environment): ListenSettings {
+  const host = environment['HOST'] ?? '';
+  const text = environment['PORT'] ?? '';
+  const port = /^\d{1,5}$/.test(text) ? Number(text) : NaN;
+  if (text !== '' && !(port <= 65_535))
+    throw new KeyturnError('CONFIG_INVALID', 'PORT is no port; expected a number from 0 (any free one) to 65535', {
+      source: 'PORT',
+    });
+  return { host: host === '' ? '127.0.0.1' : host, port: text === '' ? 0 : port };
+}
+
+/** KEYTURN_TRACES=1: jobs are traced, through the OpenTelemetry SDK that the operator loads. */
+export function wantsTraces(environment: Environment): boolean {
+  return environment['KEYTURN_TRACES'] === '1';
+}
+
 const logLevels: readonly string[] = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
 
 function logLevelFrom(environment: Environment): string {

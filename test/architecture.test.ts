@@ -80,6 +80,13 @@ describe('the import map', () => {
     expect(importers.length).toBeGreaterThan(0);
   });
 
+  test('prom-client is imported in src/telemetry alone, OpenTelemetry in src/queue', () => {
+    const importersOf = (names: RegExp): string[] =>
+      sources.filter((file) => importsOf(file).some((name) => names.test(name)));
+    expect(importersOf(/^prom-client$/)).toEqual(['src/telemetry/metrics.ts']);
+    expect(importersOf(/^(@opentelemetry\/|bullmq-otel)/)).toEqual(['src/queue/tracing.ts']);
+  });
+
   test('production code does not import the embedded PostgreSQL', () => {
     const importers = sources.filter(
       (file) => !file.startsWith('src/embedded/') && importsOf(file).some((name) => name.startsWith('src/embedded/')),

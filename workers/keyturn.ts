@@ -16,14 +16,25 @@ process.exitCode = await runCli(process.argv.slice(2), {
   stdout: process.stdout,
   stderr: process.stderr,
   openControl,
-  runWorker: () => import('./reencrypt.js'),
-  runSupervisor: () => import('./supervisor.js'),
+  runWorker: async (listen) => {
+    const [{ startWorker }, { runUntilSignal }] = await runners();
+    await runUntilSignal((options) => startWorker({ ...options, listen }));
+  },
+  runSupervisor: async (listen) => {
+    const [{ startSupervisorProcess }, { runUntilSignal }] = await runners();
+    await runUntilSignal((options) => startSupervisorProcess({ ...options, listen }));
+  },
   runDemo: async (options) =>
     (await import('../src/cli/demo/run-demo.js')).runDemo({ ...options, openControl, entry: entries }),
   entries,
 });
 // An interrupted command leaves connections in the middle of a statement behind.
 if (process.exitCode > interruptedExitCode) process.exit();
+
+/** Loaded for long-running commands alone: the others need no queue. */
+function runners() {
+  return Promise.all([import('../src/app-runners.js'), import('./run-until-signal.js')]);
+}
 
 function entry(name: string): string {
   return fileURLToPath(new URL(name, import.meta.url));

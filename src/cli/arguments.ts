@@ -9,6 +9,12 @@ export function parseRunId(text: string): number {
   return Number(text);
 }
 
+export function parsePort(text: string): number {
+  if (!/^\d{1,5}$/.test(text) || Number(text) > 65_535)
+    throw new InvalidArgumentError('Expected a port, from 0 (any free one) to 65535.');
+  return Number(text);
+}
+
 /** `what` completes the sentence "Expected …". */
 export function parseCount(what: string, most: number): (text: string) => number {
   return (text) => {

@@ -58,8 +58,8 @@ A first rotation:
   $ keyturn status                                where everything stands, and the next safe command
 
 Environment: DATABASE_URL (DATABASE_DIRECT_URL behind a pooler), REDIS_URL (without it the queue is in
-  PostgreSQL), KEYTURN_CONFIG, the variables that keyturn.yaml names for root keys, LOG_LEVEL. Each of the
-  URLs may be given as NAME_FILE, the path of a file that holds it.
+  PostgreSQL), KEYTURN_CONFIG, the variables that keyturn.yaml names for root keys, LOG_LEVEL, HOST and
+  PORT of long-running commands. Each of the URLs may be given as NAME_FILE, a file that holds it.
 
 Exit codes: 0 done; 1 a bug in keyturn; 2 wrong usage or configuration; 3 no such run, key or table;
   4 refused in this state; 5 not permitted; 6 values failed or are stale; 7 database, queue, root key or

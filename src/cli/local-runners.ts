@@ -111,7 +111,8 @@ function spawnRunner({ surroundings, environment }: LocalRunnersOptions, role: '
     ['--import', new URL('./end-with-parent.js', import.meta.url).href, surroundings.entries[role]],
     {
       // Without a wish for logs they would only be thrown away.
-      env: { ...environment, LOG_LEVEL: environment['LOG_LEVEL'] ?? 'silent' },
+      // A port of their own each: the command's may be taken by a service on this machine, and there are several of them.
+      env: { ...environment, LOG_LEVEL: environment['LOG_LEVEL'] ?? 'silent', HOST: '', PORT: '' },
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       detached: true,
     },

@@ -11,6 +11,12 @@ export interface DemoOptions {
   readonly environment: NodeJS.ProcessEnv;
 }
 
+/** What the command line says of where to answer; the environment says the rest. */
+export interface ListenOptions {
+  readonly port?: number;
+  readonly host?: string;
+}
+
 export interface Surroundings {
   readonly version: string;
   readonly environment: NodeJS.ProcessEnv;
@@ -18,8 +24,8 @@ export interface Surroundings {
   readonly stderr: OutputStream;
   readonly openControl: OpenControlFunction;
   /** Runs in this process and ends it. */
-  runWorker(): Promise<unknown>;
-  runSupervisor(): Promise<unknown>;
+  runWorker(listen: ListenOptions): Promise<unknown>;
+  runSupervisor(listen: ListenOptions): Promise<unknown>;
   /** Resolves with the exit code. */
   runDemo(options: DemoOptions): Promise<number>;
   /** Scripts that a child process runs, for `--local`. */

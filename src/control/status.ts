@@ -5,7 +5,7 @@ import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
 import { isOpen } from '../rotation/schedule.js';
 import { getKeyring, listKeyringNames } from '../store/keys.js';
-import { hasLeader } from '../store/leadership.js';
+import { findLeader } from '../store/leadership.js';
 import { listExpectedMembers, listMembers, type MemberRow } from '../store/members.js';
 import { findQueueRecord } from '../store/queue-record.js';
 import { listRegistered } from '../store/registry.js';
@@ -42,8 +42,12 @@ export interface StatusReport {
     readonly kind: string;
     readonly live: boolean;
     readonly heartbeat_at: string;
+    /** Where it answers `/healthz`, `/readyz` and `/metrics`; null for an application. */
+    readonly health_url: string | null;
   }[];
   readonly supervisor: boolean;
+  /** Of the leading one. */
+  readonly supervisor_health_url: string | null;
   readonly queue: { readonly backend: string; readonly prefix: string } | null;
   readonly pace: PaceReport | null;
   readonly runs: readonly RunReport[];
@@ -60,6 +64,7 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
     keyrings.push(await keyringStatus(context, await getKeyring(database, name), members, unfinished));
   const runs = await listRuns(context, 5);
   const queue = await findQueueRecord(database);
+  const leader = await findLeader(database);
   const next = keyrings.map((keyring) => keyring.next).find((command) => command !== nothingToDo) ?? nothingToDo;
   return {
     keyrings,
@@ -68,8 +73,10 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
       kind: member.kind,
       live: member.isLive,
       heartbeat_at: member.heartbeatAt.toISOString(),
+      health_url: member.healthUrl ?? null,
     })),
-    supervisor: await hasLeader(database),
+    supervisor: leader !== undefined,
+    supervisor_health_url: leader?.healthUrl ?? null,
     queue: queue === undefined ? null : { backend: queue.backend, prefix: queue.prefix },
     pace: await readPaceReport(database),
     runs,

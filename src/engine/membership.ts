@@ -35,6 +35,8 @@ export interface MembershipOptions {
   readonly kind: MemberKind;
   readonly name: string;
   readonly version: string;
+  /** Where the process answers health and metrics, if it does. */
+  readonly healthUrl?: string | undefined;
   /** Keyrings to hold; undefined for all, new ones included. */
   readonly keyrings: readonly string[] | undefined;
   /** Opens the root keys of a keyring; called once per keyring. */
@@ -71,6 +73,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     version: options.version,
     formats: formatNames,
     algorithms: algorithmNames,
+    healthUrl: options.healthUrl,
   };
 
   async function open(name: string): Promise<void> {

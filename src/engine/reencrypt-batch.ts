@@ -32,7 +32,7 @@ import { getTarget } from '../store/registry.js';
 import { Blocked, LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
 import { rest } from './rest.js';
 import { resolveSettled } from './resolve-settled.js';
-import type { BatchEnd, BatchServices } from './services.js';
+import type { BatchEnd, BatchServices, SliceReport } from './services.js';
 import { splitBatch } from './split-batch.js';
 import { cellCodes, treatRows, type TreatedRows } from './treat-rows.js';
 
@@ -136,12 +136,13 @@ async function walk(visit: Visit, signal: AbortSignal): Promise<BatchEnd> {
   startBehind(visit, visit.cursor);
   for (;;) {
     let slice: PreparedSlice | undefined;
+    let written: Written;
     visit.tries++;
     try {
       slice = await takeNext(visit);
       if (slice === undefined) return await finish(services, batch);
       if (signal.aborted) return await releaseToStop(services, batch);
-      visit.standing = await write(visit, slice);
+      written = await write(visit, slice);
     } catch (error) {
       const ended = await recover(visit, slice?.rows.length ?? sliceLimit(visit), error);
       if (ended !== undefined) return ended;
@@ -150,6 +151,8 @@ async function walk(visit: Visit, signal: AbortSignal): Promise<BatchEnd> {
     }
     visit.cursor = slice.cursor;
     visit.tries = 0;
+    visit.standing = written.standing;
+    services.report?.(written.report);
     await services.reachPoint('batch.after_commit');
     if (!slice.isLast && !mayGoOn(visit.standing)) return releaseToStop(services, batch);
     await rest(visit.standing, { rows: slice.rows.length, workMs: performance.now() - restedAtMs }, signal);
@@ -329,8 +332,13 @@ async function keyringFor(services: BatchServices, batch: ClaimedBatch): Promise
   );
 }
 
+interface Written {
+  readonly standing: Standing;
+  readonly report: SliceReport;
+}
+
 /** Writes one slice in one transaction and answers how things stand. Throws LeaseLost after rolling back. */
-async function write(visit: Visit, slice: PreparedSlice): Promise<Standing> {
+async function write(visit: Visit, slice: PreparedSlice): Promise<Written> {
   const { services, batch } = visit;
   const begin = beginWrite(services.writeTimeoutMs ?? writeTimeoutMs);
   const startedAt = performance.now();
@@ -355,7 +363,7 @@ async function write(visit: Visit, slice: PreparedSlice): Promise<Standing> {
   }
 }
 
-async function writeIn(client: Queryable, visit: Visit, slice: PreparedSlice, startedAt: number): Promise<Standing> {
+async function writeIn(client: Queryable, visit: Visit, slice: PreparedSlice, startedAt: number): Promise<Written> {
   const { services, batch, store } = visit;
   const { stale, replacements } = slice.treated;
   let rewritten: Positions = 'all';
@@ -434,12 +442,7 @@ function quarantined(
 }
 
 /** Quarantine, follow-up, ledger: the part of the transaction that tells what happened. */
-async function settle(
-  client: Queryable,
-  visit: Visit,
-  slice: PreparedSlice,
-  settlement: Settlement,
-): Promise<Standing> {
+async function settle(client: Queryable, visit: Visit, slice: PreparedSlice, settlement: Settlement): Promise<Written> {
   const { services, batch, target } = visit;
   const failedFor = settlement.refusedFor ?? (batch.depth >= maxFollowUps ? 'CONFLICTED_TOO_OFTEN' : undefined);
   const unwritten = unwrittenCells(slice, settlement.unwritten);
@@ -456,19 +459,22 @@ async function settle(
   if (visit.mayResolve) await resolveSettled(client, target, slice, settlement.unwritten);
   if (failedFor === undefined && unwritten.length > 0) await insertFollowUp(client, visit, unwritten);
   await services.reachPoint('batch.before_commit');
+  const entry = {
+    outcome: countRows(outcomesOf(slice, settlement.unwritten, failedFor === undefined ? 'conflicted' : 'failed')),
+    readMs: slice.readMs,
+    cryptoMs: slice.treated.cryptoMs,
+    writeMs: performance.now() - settlement.startedAt,
+  };
   const advanced = await advanceIfLeased(client, {
+    ...entry,
     batch,
     memberId: services.memberId,
     cursor: slice.cursor,
     isLast: slice.isLast,
-    outcome: countRows(outcomesOf(slice, settlement.unwritten, failedFor === undefined ? 'conflicted' : 'failed')),
     staleCells: 0,
-    readMs: slice.readMs,
-    cryptoMs: slice.treated.cryptoMs,
-    writeMs: performance.now() - settlement.startedAt,
   });
   if (advanced === undefined) throw new LeaseLost();
-  return advanced;
+  return { standing: advanced, report: { ...entry, kind: batch.kind, bytes: slice.treated.bytes } };
 }
 
 /** Cells that lost a race are listed, and examined again there. */

@@ -1,5 +1,7 @@
 // What the engine's functions are given: databases, the keyrings of this member, and the points where tests may stop it.
 import type { Keyring } from '../keys/keyring.js';
+import type { Outcome } from '../rotation/outcome.js';
+import type { RunKind } from '../rotation/run.js';
 import type { Database } from '../store/database.js';
 
 /** Named points inside a batch; a crash test ends the process when one is reached. */
@@ -24,6 +26,18 @@ export interface KeyringSource {
   refresh(name: string): Promise<Keyring>;
 }
 
+/** A slice that was settled and committed. */
+export interface SliceReport {
+  /** Of its batch. */
+  readonly kind: RunKind;
+  readonly outcome: Outcome;
+  /** Of the stored values that were read. */
+  readonly bytes: number;
+  readonly readMs: number;
+  readonly cryptoMs: number;
+  readonly writeMs: number;
+}
+
 export interface BatchServices {
   readonly database: Database;
   readonly keyrings: KeyringSource;
@@ -31,6 +45,8 @@ export interface BatchServices {
   readonly reachPoint: ReachPoint;
   /** How long one statement of a slice's write may take; default 5 s. */
   readonly writeTimeoutMs?: number;
+  /** Hears of every slice once it is committed; what it does with that must not throw. */
+  readonly report?: (slice: SliceReport) => void;
 }
 
 /** How a worker's visit to a batch ended. Only `done` settles the batch; the ledger knows the rest. */

@@ -18,7 +18,13 @@ import {
   type DispatchedBatch,
 } from '../store/batches.js';
 import type { Database } from '../store/database.js';
-import { giveUpLeadership, holdLeadership, stillLeads, type Leadership } from '../store/leadership.js';
+import {
+  giveUpLeadership,
+  holdLeadership,
+  leadershipSeconds,
+  stillLeads,
+  type Leadership,
+} from '../store/leadership.js';
 import { listMembers, removeForgottenMembers } from '../store/members.js';
 import { readPace } from '../store/pace.js';
 import { listUnfinishedRuns, setHeldBack, type Run } from '../store/runs.js';
@@ -37,6 +43,8 @@ export interface SupervisorOptions {
   readonly queue: BatchQueue;
   /** Kept in the queue; its absence there means the queue was wiped. */
   readonly marker: string;
+  /** Where this process answers, for `status`. */
+  readonly healthUrl?: string | undefined;
   readonly onTrouble: (error: unknown) => void;
   readonly onEvent: (event: string, details: Readonly<Record<string, number | string>>) => void;
 }
@@ -44,6 +52,9 @@ export interface SupervisorOptions {
 export interface Supervisor {
   /** As of the last tick; undefined while another one leads. */
   readonly leadership: Leadership | undefined;
+  readonly isLeading: boolean;
+  /** Monotonic milliseconds: when the last tick began. */
+  readonly tickedAtMs: number;
   /** Gives up the lead after the tick in hand. Safe twice. */
   stop(): Promise<void>;
 }
@@ -52,14 +63,18 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   const { database, queue } = options;
   const holder = randomUUID();
   let leadership: Leadership | undefined;
+  let heldAtMs = -Infinity;
+  let tickedAtMs = performance.now();
   let reconciledAtMs = -Infinity;
   /** Batches the queue did not know on the last reconciliation; returned when it still does not. */
   let suspects = new Set<string>();
 
   async function tick(): Promise<void> {
     const before = leadership?.fencingToken;
-    leadership = await holdLeadership(database, holder);
+    const askedAtMs = performance.now();
+    leadership = await holdLeadership(database, holder, options.healthUrl);
     if (leadership === undefined) return;
+    heldAtMs = askedAtMs;
     if (leadership.fencingToken !== before)
       options.onEvent('supervisor leads', { fencingToken: leadership.fencingToken });
     const runs = await listUnfinishedRuns(database);
@@ -143,6 +158,7 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   const loop = (async () => {
     while (!isStopped) {
       const startedAtMs = performance.now();
+      tickedAtMs = startedAtMs;
       try {
         await tick();
       } catch (error) {
@@ -160,6 +176,13 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   return {
     get leadership() {
       return leadership;
+    },
+    // A leader that cannot reach the database has a lease that runs out like any other's.
+    get isLeading() {
+      return leadership !== undefined && performance.now() - heldAtMs < leadershipSeconds * 1_000;
+    },
+    get tickedAtMs() {
+      return tickedAtMs;
     },
     async stop() {
       isStopped = true;

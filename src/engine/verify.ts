@@ -35,6 +35,8 @@ interface SliceCount {
   readonly outcome: Outcome;
   readonly staleCells: number;
   readonly failures: readonly QuarantinedCell[];
+  /** Of the values that had to be read; counting by header reads none. */
+  readonly bytes: number;
   readonly readMs: number;
 }
 
@@ -93,6 +95,7 @@ async function walk(scan: Scan, signal: AbortSignal): Promise<BatchEnd> {
       (client) => settle(client, scan, { after, upto: slice.cursor }, slice),
       beginSettle,
     );
+    services.report?.({ ...slice, kind: batch.kind, cryptoMs: 0, writeMs: 0 });
     if (!slice.isLast && !mayGoOn(standing)) return releaseToStop(services, batch);
     await rest(standing, { rows: slice.outcome.rowsExamined, workMs: performance.now() - restedAtMs }, signal);
     restedAtMs = performance.now();
@@ -150,7 +153,7 @@ async function countSlice(scan: Scan, after: RowKey | undefined, mostRows: numbe
   }, beginRead);
 }
 
-type Counted = Pick<SliceCount, 'outcome' | 'staleCells' | 'failures'>;
+type Counted = Pick<SliceCount, 'outcome' | 'staleCells' | 'failures' | 'bytes'>;
 
 /** Undefined when some cell does not name the target key, so that the slice has to be looked at. */
 async function countByHeader(client: Queryable, scan: Scan, range: KeyRange): Promise<Counted | undefined> {
@@ -165,7 +168,7 @@ async function countByHeader(client: Queryable, scan: Scan, range: KeyRange): Pr
     cellsExamined: counted.cells,
     cellsCurrent: counted.cells,
   };
-  return { outcome, staleCells: 0, failures: [] };
+  return { outcome, staleCells: 0, failures: [], bytes: 0 };
 }
 
 async function countCellByCell(client: Queryable, scan: Scan, range: KeyRange, limit: number): Promise<Counted> {
@@ -174,12 +177,14 @@ async function countCellByCell(client: Queryable, scan: Scan, range: KeyRange, l
   const failures: QuarantinedCell[] = [];
   const stale: { columnId: string; key: RowKey }[] = [];
   const outcomes: CellOutcome[][] = [];
+  let bytes = 0;
   for (const row of await store.readRange(client, range, limit, batch.run.scope)) {
     const cellOf = builder.cellsOf(row.key, row.scope);
     const cells: CellOutcome[] = [];
     for (const [position, column] of target.columns.entries()) {
       const stored = row.values[position];
       if (stored === null || stored === undefined) continue;
+      bytes += stored.length;
       const verdict = verdictOn(scan, cellOf(position), storedOf(column, stored));
       cells.push(verdict.outcome);
       if (verdict.outcome === 'failed')
@@ -189,7 +194,7 @@ async function countCellByCell(client: Queryable, scan: Scan, range: KeyRange, l
     outcomes.push(cells);
   }
   const quarantined = stale.length === 0 ? 0 : await quarantinedAmong(client, batch.runId, stale);
-  return { outcome: countRows(outcomes), staleCells: stale.length - quarantined, failures };
+  return { outcome: countRows(outcomes), staleCells: stale.length - quarantined, failures, bytes };
 }
 
 type Verdict =

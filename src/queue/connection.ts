@@ -1,6 +1,6 @@
 // The two queue backends behind one pair of constructors: BullMQ over Redis when a Redis URL is given, over PostgreSQL
 // when not. Nothing outside this folder imports bullmq or ioredis.
-import { Queue, withBackend, Worker, createPostgresBackend, type Processor } from 'bullmq';
+import { Queue, withBackend, Worker, createPostgresBackend, type Processor, type Telemetry } from 'bullmq';
 import { Redis } from 'ioredis';
 import type { Secret } from '../crypto/secret.js';
 import { KeyturnError } from '../errors.js';
@@ -48,9 +48,11 @@ const ourName = { application_name: 'keyturn queue' };
 const withPostgres = withBackend(createPostgresBackend);
 
 /** A producer's end; commands fail instead of waiting for a server that is away. */
-export function openQueue(address: QueueAddress, name: string): OpenQueue {
+export function openQueue(address: QueueAddress, name: string, telemetry?: Telemetry): OpenQueue {
+  const traced = telemetry === undefined ? {} : { telemetry };
   if (address.backend === 'postgres') {
     const queue = new withPostgres.Queue(name, {
+      ...traced,
       connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix, ...ourName },
     });
     queue.on('error', ignore);
@@ -63,7 +65,7 @@ export function openQueue(address: QueueAddress, name: string): OpenQueue {
     connectTimeout: 5_000,
   });
   connection.on('error', ignore);
-  const queue = new Queue(name, { connection, prefix: address.prefix });
+  const queue = new Queue(name, { ...traced, connection, prefix: address.prefix });
   queue.on('error', ignore);
   return {
     queue,
@@ -91,24 +93,46 @@ const workerSettings = {
 
 export interface OpenWorker {
   readonly worker: Worker;
+  /** Monotonic milliseconds: since when there is a connection; undefined while there is none, which no restart mends. */
+  readonly connectedAtMs: number | undefined;
   close(): Promise<void>;
 }
 
-export function openWorker<T>(address: QueueAddress, name: string, processor: Processor<T>): OpenWorker {
+export function openWorker<T>(
+  address: QueueAddress,
+  name: string,
+  processor: Processor<T>,
+  telemetry?: Telemetry,
+): OpenWorker {
+  const traced = telemetry === undefined ? {} : { telemetry };
   // BullMQ hands the abort signal only to processors that declare three plain parameters.
   if (processor.length < 3) throw new Error('a processor must declare (job, token, signal)');
   if (address.backend === 'postgres') {
     const worker = new withPostgres.Worker<T>(name, processor, {
       ...workerSettings,
+      ...traced,
       connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix, ...ourName },
     });
-    return { worker: worker as unknown as Worker, close: () => worker.close() };
+    // Its pool connects anew for each statement; what fails there is reported, and moves the loop on.
+    return { worker: worker as unknown as Worker, connectedAtMs: performance.now(), close: () => worker.close() };
   }
   const connection = new Redis(address.url.expose(), { maxRetriesPerRequest: null, connectTimeout: 5_000 });
+  let readyAtMs = performance.now();
   connection.on('error', ignore);
-  const worker = new Worker<T>(name, processor, { ...workerSettings, connection, prefix: address.prefix });
+  connection.on('ready', () => {
+    readyAtMs = performance.now();
+  });
+  const worker = new Worker<T>(name, processor, {
+    ...workerSettings,
+    ...traced,
+    connection,
+    prefix: address.prefix,
+  });
   return {
     worker: worker as unknown as Worker,
+    get connectedAtMs() {
+      return connection.status === 'ready' ? readyAtMs : undefined;
+    },
     async close() {
       await worker.close();
       connection.disconnect();

@@ -1,5 +1,6 @@
 // The producer's side of the queue: a small window of jobs, each carrying a batch id and its generation. The queue is a
 // messenger: losing all of it loses nothing, since PostgreSQL knows what is outstanding.
+import type { Telemetry } from 'bullmq';
 import type { BatchJob, QueueAddress } from './connection.js';
 import { openQueue, queueUnavailable, type OpenQueue } from './connection.js';
 
@@ -29,8 +30,8 @@ export function jobIdOf(job: BatchJob): string {
 }
 
 /** Every call throws QUEUE_UNAVAILABLE when the queue does not answer. */
-export function openBatchQueue(address: QueueAddress): BatchQueue {
-  const batches = openQueue(address, batchQueueName);
+export function openBatchQueue(address: QueueAddress, telemetry?: Telemetry): BatchQueue {
+  const batches = openQueue(address, batchQueueName, telemetry);
   const marker = openQueue(address, markerQueueName);
 
   async function answering<T>(from: OpenQueue, call: () => Promise<T>): Promise<T> {

@@ -9,17 +9,21 @@ export interface Leadership {
   readonly fencingToken: number;
 }
 
-/** Takes or renews the lease; undefined while another holder's is live. */
-export async function holdLeadership(database: Queryable, holder: string): Promise<Leadership | undefined> {
+/** Takes or renews the lease; undefined while another holder's is live. `healthUrl`: where the holder answers, for `status`. */
+export async function holdLeadership(
+  database: Queryable,
+  holder: string,
+  healthUrl?: string,
+): Promise<Leadership | undefined> {
   const { rows } = await database.query(
-    `INSERT INTO keyturn.leadership AS l (name, holder, fencing_token, expires_at)
-     VALUES ('supervisor', $1, 1, clock_timestamp() + make_interval(secs => $2))
+    `INSERT INTO keyturn.leadership AS l (name, holder, fencing_token, expires_at, health_url)
+     VALUES ('supervisor', $1, 1, clock_timestamp() + make_interval(secs => $2), $3)
      ON CONFLICT (name) DO UPDATE SET
        fencing_token = l.fencing_token + CASE WHEN l.holder = excluded.holder THEN 0 ELSE 1 END,
-       holder = excluded.holder, expires_at = excluded.expires_at
+       holder = excluded.holder, expires_at = excluded.expires_at, health_url = excluded.health_url
      WHERE l.holder = excluded.holder OR l.expires_at < clock_timestamp()
      RETURNING fencing_token`,
-    [holder, leadershipSeconds],
+    [holder, leadershipSeconds, healthUrl ?? null],
   );
   return rows[0] === undefined ? undefined : { holder, fencingToken: Number(rows[0][0]) };
 }
@@ -44,9 +48,19 @@ export async function giveUpLeadership(database: Queryable, leadership: Leadersh
   );
 }
 
-export async function hasLeader(database: Queryable): Promise<boolean> {
+export interface Leader {
+  readonly healthUrl: string | undefined;
+}
+
+/** Undefined while nobody leads. */
+export async function findLeader(database: Queryable): Promise<Leader | undefined> {
   const { rows } = await database.query(
-    `SELECT EXISTS (SELECT 1 FROM keyturn.leadership WHERE name = 'supervisor' AND expires_at > clock_timestamp())`,
+    `SELECT health_url FROM keyturn.leadership WHERE name = 'supervisor' AND expires_at > clock_timestamp()`,
   );
-  return rows[0]?.[0] === true;
+  const [row] = rows;
+  return row === undefined ? undefined : { healthUrl: row[0] === null ? undefined : String(row[0]) };
+}
+
+export async function hasLeader(database: Queryable): Promise<boolean> {
+  return (await findLeader(database)) !== undefined;
 }

@@ -16,6 +16,8 @@ export interface MemberIdentity {
   readonly version: string;
   readonly formats: readonly string[];
   readonly algorithms: readonly string[];
+  /** Where it answers health and metrics; applications do not. */
+  readonly healthUrl: string | undefined;
 }
 
 export interface HeldKeyring {
@@ -113,7 +115,7 @@ export async function removeForgottenMembers(database: Queryable): Promise<numbe
 
 export async function listMembers(database: Queryable): Promise<readonly MemberRow[]> {
   const { rows } = await database.query(
-    `SELECT m.id, m.kind, m.name, m.host, m.pid, m.version, m.formats, m.algorithms, m.started_at, m.heartbeat_at,
+    `SELECT m.id, m.kind, m.name, m.host, m.pid, m.version, m.formats, m.algorithms, m.health_url, m.started_at, m.heartbeat_at,
        m.heartbeat_at > clock_timestamp() - make_interval(secs => $1),
        coalesce((SELECT jsonb_agg(jsonb_build_object('keyringId', k.keyring_id, 'generation', k.generation, 'writeKeyId', k.write_key_id, 'heldKeyIds', k.held_key_ids))
          FROM keyturn.member_keyring k WHERE k.member_id = m.id), '[]'),
@@ -122,7 +124,22 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
     [memberLiveSeconds],
   );
   return rows.map(
-    ([id, kind, name, host, pid, version, formats, algorithms, startedAt, heartbeatAt, isLive, keyrings, silent]) => ({
+    ([
+      id,
+      kind,
+      name,
+      host,
+      pid,
+      version,
+      formats,
+      algorithms,
+      healthUrl,
+      startedAt,
+      heartbeatAt,
+      isLive,
+      keyrings,
+      silent,
+    ]) => ({
       id: String(id),
       kind: String(kind) as MemberKind,
       name: String(name),
@@ -131,6 +148,7 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
       version: String(version),
       formats: formats as string[],
       algorithms: algorithms as string[],
+      healthUrl: healthUrl === null ? undefined : String(healthUrl),
       startedAt: startedAt as Date,
       heartbeatAt: heartbeatAt as Date,
       isLive: isLive === true,

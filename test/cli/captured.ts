@@ -77,3 +77,22 @@ export function knownCommands(): readonly KnownCommand[] {
   ];
   return program.commands.flatMap((command) => walk(command, command.name()));
 }
+
+/** The command that a command line names, once commander has accepted its arguments and options; throws what is wrong. */
+export function parseCommandLine(args: readonly string[]): string {
+  const nowhere = new PassThrough();
+  const opened = surroundings(nowhere, nowhere);
+  const { program } = createProgram(opened, (configFile) => createCli(opened, configFile));
+  let named = '';
+  type Command = typeof program;
+  const instead = (command: Command, path: string): void => {
+    for (const child of command.commands) instead(child, `${path} ${child.name()}`.trim());
+    if (command.commands.length === 0)
+      command.action(() => {
+        named = path;
+      });
+  };
+  instead(program, '');
+  program.parse(args, { from: 'user' });
+  return named;
+}

@@ -5,20 +5,13 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createTestDatabase } from '../support/database.js';
+import { blocksOf, type Block } from '../support/page.js';
 
 const checkout = resolve(import.meta.dirname, '../..');
 const tour =
   readFileSync(join(checkout, 'README.md'), 'utf8').split('## Five-minute tour')[1]?.split('## In production')[0] ?? '';
 
-interface Block {
-  readonly language: string;
-  readonly text: string;
-}
-
-const blocks: readonly Block[] = [...tour.matchAll(/^```(\w+)\n([\s\S]*?)^```$/gm)].map((match) => ({
-  language: match[1] ?? '',
-  text: match[2] ?? '',
-}));
+const blocks = blocksOf(tour);
 
 /** `// name.mjs` or `# name.yaml` on the first line of a block names the file it stands for. */
 function fileNameOf(block: Block): string | undefined {

@@ -173,6 +173,7 @@ function statusLines(status: StatusReport, output: Output): readonly string[] {
     member.member,
     member.live ? 'live' : 'gone',
     `last heard ${formatTime(member.heartbeat_at)}`,
+    member.live ? (member.health_url ?? '') : '',
   ]);
   const runs = status.runs.map((run) => [
     String(run.run_id),
@@ -187,17 +188,22 @@ function statusLines(status: StatusReport, output: Output): readonly string[] {
   return [
     ...status.keyrings.flatMap((keyring) => keyringLines(keyring, output)),
     output.paint('strong', 'members'),
-    ...(members.length === 0 ? ['  none'] : tableLines(['', '', ''], members).slice(1)),
+    ...(members.length === 0 ? ['  none'] : tableLines(['', '', '', ''], members).slice(1)),
     '',
     output.paint('strong', 'runs'),
     ...(runs.length === 0 ? ['  none'] : tableLines(['run', 'kind', 'state', 'toward', 'rows', 'failed', ''], runs)),
     '',
-    `${output.paint('strong', 'queue')} ${queue}; ${status.supervisor ? 'a supervisor is live' : 'no live supervisor'}`,
+    `${output.paint('strong', 'queue')} ${queue}; ${supervisorWords(status)}`,
     ...(status.pace === null ? [] : [`${output.paint('strong', 'pace')} ${paceWords(status.pace)}`]),
     ...(status.pace?.reason == null ? [] : [`  held back by ${status.pace.reason}`]),
     '',
     `next: ${status.next}`,
   ];
+}
+
+function supervisorWords({ supervisor, supervisor_health_url: url }: StatusReport): string {
+  if (!supervisor) return 'no live supervisor';
+  return url === null ? 'a supervisor is live' : `a supervisor is live at ${url}`;
 }
 
 function keyringLines(keyring: KeyringStatus, output: Output): readonly string[] {

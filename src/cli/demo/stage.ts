@@ -100,7 +100,9 @@ export async function setStage(options: DemoOptions, belongings: Belongings, nar
 /** The user's environment without what points Keyturn at another database, config or key. */
 function inheritedFrom(environment: DemoOptions['environment']): NodeJS.ProcessEnv {
   return Object.fromEntries(
-    Object.entries(environment).filter(([name]) => !/^(KEYTURN_|DATABASE_(DIRECT_)?URL|LOG_LEVEL$)/.test(name)),
+    Object.entries(environment).filter(
+      ([name]) => !/^(KEYTURN_|DATABASE_(DIRECT_)?URL|(LOG_LEVEL|HOST|PORT)$)/.test(name),
+    ),
   );
 }
 

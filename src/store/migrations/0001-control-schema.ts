@@ -118,6 +118,7 @@ export const controlSchemaStatements: readonly string[] = [
   formats text[] NOT NULL,
   algorithms text[] NOT NULL,
   login text NOT NULL DEFAULT session_user,
+  health_url text,
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )`,
@@ -137,9 +138,9 @@ BEGIN
   IF member ->> 'kind' IS DISTINCT FROM 'application' AND NOT has_table_privilege(session_user, 'keyturn.batch', 'UPDATE') THEN
     RAISE EXCEPTION 'this login may be an application only' USING ERRCODE = 'insufficient_privilege';
   END IF;
-  INSERT INTO keyturn.member AS m (id, kind, name, host, pid, version, formats, algorithms)
-  SELECT id, kind, name, host, pid, version, formats, algorithms
-  FROM jsonb_to_record(member) AS w(id uuid, kind text, name text, host text, pid integer, version text, formats text[], algorithms text[])
+  INSERT INTO keyturn.member AS m (id, kind, name, host, pid, version, formats, algorithms, health_url)
+  SELECT id, kind, name, host, pid, version, formats, algorithms, "healthUrl"
+  FROM jsonb_to_record(member) AS w(id uuid, kind text, name text, host text, pid integer, version text, formats text[], algorithms text[], "healthUrl" text)
   ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp() WHERE m.login = session_user;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'this member belongs to another login' USING ERRCODE = 'insufficient_privilege';
@@ -278,7 +279,8 @@ $$`,
   name text PRIMARY KEY,
   holder uuid NOT NULL,
   fencing_token bigint NOT NULL,
-  expires_at timestamptz NOT NULL
+  expires_at timestamptz NOT NULL,
+  health_url text
 )`,
   // One policy per keyring. A schedule that was removed stays as the history of its occurrences.
   `CREATE TABLE keyturn.schedule (

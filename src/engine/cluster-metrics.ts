@@ -1,0 +1,182 @@
+// The leading supervisor's reading of the cluster into metrics, when it is scraped. A scrape must never load the database:
+// however many scrapers ask, it is read at most once in five seconds, and a reading that failed is not repeated sooner.
+import { isWorking } from '../rotation/run.js';
+import type { BatchQueue } from '../queue/jobs.js';
+import type { Database } from '../store/database.js';
+import {
+  readHoldingNumbers,
+  readKeyringNumbers,
+  readMemberNumbers,
+  readOldestDispatchedSeconds,
+  readQuarantineNumbers,
+  readRunNumbers,
+  type RunNumbers,
+} from '../store/numbers.js';
+import { readPace } from '../store/pace.js';
+import {
+  metricTable,
+  type MetricDefinition,
+  type MetricName,
+  type Metrics,
+  type Sample,
+} from '../telemetry/metrics.js';
+
+const keptMs = 5_000;
+
+export interface ClusterMetricsOptions {
+  readonly database: Database;
+  readonly queue: Pick<BatchQueue, 'depth'>;
+  readonly metrics: Metrics;
+  readonly isLeading: () => boolean;
+  readonly onTrouble: (error: unknown) => void;
+}
+
+export interface ClusterMetrics {
+  /** Brings the metrics up to date where they are older than five seconds. Never throws. */
+  refresh(): Promise<void>;
+}
+
+export function openClusterMetrics(options: ClusterMetricsOptions): ClusterMetrics {
+  const { metrics } = options;
+  let readAtMs = -Infinity;
+  let reading: Promise<void> | undefined;
+
+  async function read(): Promise<void> {
+    const startedAtMs = performance.now();
+    try {
+      for (const [name, samples] of Object.entries(await readCluster(options.database)))
+        metrics.replace(name as MetricName, samples);
+    } catch (error) {
+      forget(metrics);
+      metrics.add('keyturn_collect_failures_total', { source: 'database' });
+      options.onTrouble(error);
+    }
+    try {
+      metrics.set('keyturn_queue_jobs', await options.queue.depth());
+    } catch (error) {
+      metrics.replace('keyturn_queue_jobs', []);
+      metrics.add('keyturn_collect_failures_total', { source: 'queue' });
+      options.onTrouble(error);
+    }
+    metrics.set('keyturn_collect_seconds', (performance.now() - startedAtMs) / 1_000);
+  }
+
+  return {
+    async refresh() {
+      metrics.set('keyturn_leader', options.isLeading() ? 1 : 0);
+      if (!options.isLeading()) {
+        readAtMs = -Infinity;
+        forget(metrics);
+        return;
+      }
+      if (reading === undefined && performance.now() - readAtMs >= keptMs) {
+        reading = read().finally(() => {
+          readAtMs = performance.now();
+          reading = undefined;
+        });
+      }
+      await reading;
+    },
+  };
+}
+
+/** What is not known any more is not shown any more. */
+function forget(metrics: Metrics): void {
+  for (const [name, { by }] of Object.entries<MetricDefinition>(metricTable))
+    if (by === 'leader') metrics.replace(name as MetricName, []);
+}
+
+type Samples = Partial<Record<MetricName, readonly Sample[]>>;
+
+/** One statement after the other: a scrape takes one connection, not all of them. */
+async function readCluster(database: Database): Promise<Samples> {
+  const runs = await readRunNumbers(database);
+  const oldestSeconds = await readOldestDispatchedSeconds(database);
+  const quarantine = await readQuarantineNumbers(database);
+  const keyrings = await readKeyringNumbers(database);
+  const members = await readMemberNumbers(database);
+  const holding = await readHoldingNumbers(database);
+  const pace = await readPace(database);
+  return {
+    ...runSamples(runs),
+    ...paceSamples(pace),
+    keyturn_queue_oldest_age_seconds: [{ labels: {}, value: oldestSeconds }],
+    keyturn_quarantine_cells: quarantine.map(({ cause, cells }) => ({ labels: { cause }, value: cells })),
+    keyturn_members: ['application', 'worker'].map((kind) => ({
+      labels: { kind },
+      value: members.find((member) => member.kind === kind)?.live ?? 0,
+    })),
+    keyturn_members_holding: holding.map(({ kind, keyring, generation, members: value }) => ({
+      labels: { kind, keyring, generation },
+      value,
+    })),
+    keyturn_members_behind: keyrings.map(({ keyring }) => ({
+      labels: { keyring },
+      value: holding
+        .filter((held) => held.keyring === keyring && held.isBehind)
+        .reduce((sum, held) => sum + held.members, 0),
+    })),
+    keyturn_keyring_generation: keyrings.map(({ keyring, generation }) => ({ labels: { keyring }, value: generation })),
+    keyturn_active_key_age_seconds: keyrings.flatMap(({ keyring, activeKeyAgeSeconds: value }) =>
+      value === undefined ? [] : [{ labels: { keyring }, value }],
+    ),
+    keyturn_oldest_key_age_seconds: keyrings.flatMap(({ keyring, oldestKeyAgeSeconds: value }) =>
+      value === undefined ? [] : [{ labels: { keyring }, value }],
+    ),
+    keyturn_cryptoperiod_left_seconds: keyrings.flatMap(({ keyring, activeKeyAgeSeconds: age, cryptoperiodSeconds }) =>
+      age === undefined ? [] : [{ labels: { keyring }, value: cryptoperiodSeconds - age }],
+    ),
+  };
+}
+
+type Pace = Awaited<ReturnType<typeof readPace>>;
+
+function paceSamples(pace: Pace): Samples {
+  const one = (value: number): readonly Sample[] => [{ labels: {}, value }];
+  return {
+    keyturn_pace_factor: one(pace?.targetWorkers === 0 ? 0 : 1 / (1 + (pace?.nice ?? 0))),
+    keyturn_pace_target_workers: pace?.targetWorkers === undefined ? [] : one(pace.targetWorkers),
+    keyturn_pace_reason:
+      pace?.reason === undefined ? [] : [{ labels: { reason: withoutNumbers(pace.reason) }, value: 1 }],
+    keyturn_pace_age_seconds: pace === undefined ? [] : one(pace.ageSeconds),
+  };
+}
+
+/** A label that changed with every measurement would be a new series each time. */
+function withoutNumbers(words: string): string {
+  return words.replaceAll(/\d+(?:[.,]\d+)*/g, 'N').slice(0, 200);
+}
+
+const unfinishedStates = ['pending', 'running', 'verifying', 'pausing', 'paused', 'cancelling'] as const;
+const batchStates = ['pending', 'dispatched', 'running', 'done'] as const;
+
+function runSamples(runs: readonly RunNumbers[]): Samples {
+  const ofRun = (run: RunNumbers): Sample['labels'] => ({ run: run.id, keyring: run.keyring, kind: run.kind });
+  const working = runs.filter((run) => isWorking(run.state));
+  return {
+    keyturn_runs: unfinishedStates.map((state) => ({
+      labels: { state },
+      value: runs.filter((run) => run.state === state).length,
+    })),
+    keyturn_run_rows: runs.flatMap((run) =>
+      Object.entries(run.rows).map(([outcome, value]) => ({ labels: { ...ofRun(run), outcome }, value })),
+    ),
+    keyturn_run_rows_left: runs.map((run) => ({ labels: ofRun(run), value: rowsLeft(run) })),
+    keyturn_run_rows_per_second: working.map((run) => ({ labels: ofRun(run), value: run.rowsPerSecond })),
+    keyturn_run_eta_seconds: working
+      .filter((run) => run.rowsPerSecond > 0)
+      .map((run) => ({ labels: ofRun(run), value: rowsLeft(run) / run.rowsPerSecond })),
+    keyturn_run_idle_seconds: runs
+      .filter((run) => run.state !== 'paused')
+      .map((run) => ({ labels: ofRun(run), value: run.idleSeconds })),
+    keyturn_batches: batchStates.map((state) => ({
+      labels: { state },
+      value: runs.reduce((sum, run) => sum + run.batches[state], 0),
+    })),
+  };
+}
+
+/** The estimate may have been low; what is planned and not done is left all the same, so 0 only means that little is. */
+function rowsLeft(run: RunNumbers): number {
+  return Math.max(0, run.passEstimatedRows - run.passRows);
+}
