@@ -26,6 +26,7 @@ export const errorKinds = {
   MEMBER_BEHIND: 'refused',
   RUN_STATE_REFUSED: 'refused',
   ROOT_KEY_REFUSED: 'refused',
+  ROOT_CHANGE_REFUSED: 'refused',
   SCHEMA_TOO_NEW: 'refused',
   SCHEMA_TOO_OLD: 'refused',
   QUEUE_MISMATCH: 'refused',

@@ -5,6 +5,7 @@ import { addKeyCommands } from './commands/key.js';
 import { addOverviewCommands } from './commands/overview.js';
 import { addProcessCommands } from './commands/processes.js';
 import { addRunningCommands } from './commands/reencrypt.js';
+import { addRootCommands } from './commands/root.js';
 import { addRunCommands } from './commands/run.js';
 import { addTargetCommands } from './commands/target.js';
 import { generalHelp } from './help.js';
@@ -37,6 +38,7 @@ export function createProgram(
   addOverviewCommands(program, cli);
   addTargetCommands(program, cli);
   addKeyCommands(program, cli);
+  addRootCommands(program, cli);
   addRunningCommands(program, cli);
   addRunCommands(program, cli);
   addProcessCommands(program, cli);

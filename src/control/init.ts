@@ -40,9 +40,12 @@ import {
 import { migrate, requireSchema, schemaStatements } from '../store/schema.js';
 import type { ControlContext } from './context.js';
 import { insertNewKey, proveReadable } from './keys.js';
+import { repairRoots } from './repair-roots.js';
 
 export interface InitReport {
   readonly migrations: readonly string[];
+  /** Root keys whose record or token was lost or older than the wraps, and was written anew. */
+  readonly repairedRoots: readonly string[];
   readonly keyrings: readonly { name: string; activeKeyId: number; isNew: boolean }[];
   readonly targets: readonly {
     name: string;
@@ -67,13 +70,14 @@ export async function init(context: ControlContext): Promise<InitReport> {
   const migrations = await migrate(url);
   await migrateQueueSchema(config.databaseDirectUrl ?? url);
   await requireSchema(database);
+  const repairedRoots = await repairRoots(context, (name) => rootsByKeyring(name).roots);
   const keyrings = [];
   for (const keyring of config.keyrings)
     keyrings.push(await ensureKeyring(context, keyring.name, rootsByKeyring(keyring.name)));
   const registered = await registerTargets(context);
   const grants = grantStatements(config.roles, grantedTargets(config.targets), true);
   for (const statement of grants) await database.query(statement);
-  return { migrations, keyrings, ...registered, grants };
+  return { migrations, repairedRoots, keyrings, ...registered, grants };
 }
 
 /** All DDL and grants for an empty database, for people who run it themselves; connects to nothing. */
@@ -147,7 +151,9 @@ async function ensureKeyring(
     const known = await listRootRecords(client);
     const [preferred] = given.roots;
     if (preferred !== undefined && matchRoots([preferred], known).size === 0)
-      await insertRootRecord(client, preferred.fingerprint, (rootId) => preferred.createToken(rootId));
+      await insertRootRecord(client, preferred.fingerprint, settings.roots[0] ?? '', (rootId) =>
+        preferred.createToken(rootId),
+      );
     await insertNewKey(
       client,
       keyring,

@@ -54,14 +54,15 @@ export async function listRootRecords(database: Queryable): Promise<readonly Roo
 export async function insertRootRecord(
   client: Queryable,
   fingerprint: Buffer,
+  uri: string,
   createToken: (rootId: number) => Promise<Buffer>,
 ): Promise<RootRecord> {
   const { rows } = await client.query(`SELECT nextval(pg_get_serial_sequence('keyturn.root_key', 'id'))`);
   const id = Number(rows[0]?.[0]);
   const verificationToken = await createToken(id);
   await client.query(
-    'INSERT INTO keyturn.root_key (id, fingerprint, verification_token) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3)',
-    [id, fingerprint, verificationToken],
+    'INSERT INTO keyturn.root_key (id, fingerprint, verification_token, uri) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4)',
+    [id, fingerprint, verificationToken, uri],
   );
   return { id, fingerprint, verificationToken };
 }
@@ -198,7 +199,7 @@ function keysOf(rows: readonly Row[]): readonly StoredKey[] {
   return [...keys.values()];
 }
 
-function algorithmOf(value: unknown): AlgorithmName {
+export function algorithmOf(value: unknown): AlgorithmName {
   const name = algorithmNames.find((known) => known === value);
   if (name === undefined)
     throw new KeyturnError(

@@ -22,6 +22,8 @@ export interface HeldKeyring {
   readonly generation: number;
   readonly writeKeyId: number | undefined;
   readonly heldKeyIds: readonly number[];
+  /** Root keys, by their number in the control schema, that the member could start with. */
+  readonly rootIds: readonly number[];
 }
 
 export interface MemberRow extends MemberIdentity {
@@ -42,11 +44,12 @@ export async function beat(
        INSERT INTO keyturn.member (id, kind, name, host, pid, version, formats, algorithms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
        ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp()
        RETURNING id)
-     INSERT INTO keyturn.member_keyring (member_id, keyring_id, generation, write_key_id, held_key_ids)
-     SELECT beat.id, k.keyring_id, k.generation, k.write_key_id, k.held_key_ids
-     FROM beat, jsonb_to_recordset($9::jsonb) AS k(keyring_id uuid, generation bigint, write_key_id bigint, held_key_ids bigint[])
+     INSERT INTO keyturn.member_keyring (member_id, keyring_id, generation, write_key_id, held_key_ids, root_key_ids)
+     SELECT beat.id, k.keyring_id, k.generation, k.write_key_id, k.held_key_ids, k.root_key_ids
+     FROM beat, jsonb_to_recordset($9::jsonb) AS k(keyring_id uuid, generation bigint, write_key_id bigint, held_key_ids bigint[], root_key_ids bigint[])
      ON CONFLICT (member_id, keyring_id) DO UPDATE
-       SET generation = excluded.generation, write_key_id = excluded.write_key_id, held_key_ids = excluded.held_key_ids`,
+       SET generation = excluded.generation, write_key_id = excluded.write_key_id, held_key_ids = excluded.held_key_ids,
+         root_key_ids = excluded.root_key_ids`,
     [
       member.id,
       member.kind,
@@ -62,6 +65,7 @@ export async function beat(
           generation: held.generation,
           write_key_id: held.writeKeyId ?? null,
           held_key_ids: held.heldKeyIds,
+          root_key_ids: held.rootIds,
         })),
       ),
     ],
@@ -84,7 +88,7 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
   const { rows } = await database.query(
     `SELECT m.id, m.kind, m.name, m.host, m.pid, m.version, m.formats, m.algorithms, m.started_at, m.heartbeat_at,
        m.heartbeat_at > clock_timestamp() - make_interval(secs => $1),
-       coalesce((SELECT jsonb_agg(jsonb_build_object('keyringId', k.keyring_id, 'generation', k.generation, 'writeKeyId', k.write_key_id, 'heldKeyIds', k.held_key_ids))
+       coalesce((SELECT jsonb_agg(jsonb_build_object('keyringId', k.keyring_id, 'generation', k.generation, 'writeKeyId', k.write_key_id, 'heldKeyIds', k.held_key_ids, 'rootIds', k.root_key_ids))
          FROM keyturn.member_keyring k WHERE k.member_id = m.id), '[]')
      FROM keyturn.member m ORDER BY m.kind, m.name, m.started_at`,
     [memberLiveSeconds],
@@ -103,7 +107,13 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
       heartbeatAt: heartbeatAt as Date,
       isLive: isLive === true,
       keyrings: (
-        keyrings as { keyringId: string; generation: number; writeKeyId: number | null; heldKeyIds: number[] }[]
+        keyrings as {
+          keyringId: string;
+          generation: number;
+          writeKeyId: number | null;
+          heldKeyIds: number[];
+          rootIds: number[];
+        }[]
       ).map((held) => ({
         ...held,
         writeKeyId: held.writeKeyId ?? undefined,

@@ -25,10 +25,13 @@ export const controlSchemaStatements: readonly string[] = [
   queue_prefix text,
   queue_marker uuid
 )`,
+  // Between prepare and finalize of a root change the new root names the one it replaces.
   `CREATE TABLE keyturn.root_key (
   id bigint GENERATED ALWAYS AS IDENTITY (MAXVALUE 4294967295) PRIMARY KEY,
   fingerprint bytea NOT NULL UNIQUE CHECK (octet_length(fingerprint) = 32),
   verification_token bytea NOT NULL,
+  uri text NOT NULL,
+  replaces bigint REFERENCES keyturn.root_key,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )`,
   `CREATE TABLE keyturn.keyring (
@@ -119,6 +122,7 @@ export const controlSchemaStatements: readonly string[] = [
   generation bigint NOT NULL,
   write_key_id bigint,
   held_key_ids bigint[] NOT NULL,
+  root_key_ids bigint[] NOT NULL DEFAULT '{}',
   PRIMARY KEY (member_id, keyring_id)
 )`,
   `CREATE TABLE keyturn.run (
