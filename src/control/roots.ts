@@ -19,10 +19,11 @@ import {
   listRoots,
   lockKeyringsUnder,
   lockRootChange,
-  lockWrappedKeys,
+  findWrapped,
   repairRoot,
   takeRootId,
   type RootRow,
+  type WrappedKey,
 } from '../store/roots.js';
 import type { ControlContext } from './context.js';
 import { findChange, keyringsOf, laggardsOf, listingOf, type Change, type RootListing } from './root-status.js';
@@ -244,14 +245,9 @@ async function holdRoot(
   const given = await context.openRoots(uris, cluster);
   const known = given.find((candidate) => candidate.fingerprint.equals(root.fingerprint));
   if (known !== undefined) return known;
-  const [sample] = await lockWrappedKeys(
-    client,
-    cluster,
-    { first: root.id, second: root.id },
-    { afterId: 0, limit: 1 },
-  );
+  const sample = await findWrapped(client, cluster, root.id);
   for (const candidate of given) {
-    if (sample?.first !== undefined && (await opens({ id: root.id, key: candidate }, sample))) return candidate;
+    if (sample !== undefined && (await opens({ id: root.id, key: candidate }, sample))) return candidate;
   }
   const expected = shortFingerprintOf(root.fingerprint);
   const have = given.map((candidate) => candidate.shortFingerprint).join(', ') || 'none';
@@ -262,10 +258,7 @@ async function holdRoot(
   );
 }
 
-async function opens(
-  root: NumberedRoot,
-  sample: Awaited<ReturnType<typeof lockWrappedKeys>>[number],
-): Promise<boolean> {
+async function opens(root: NumberedRoot, sample: WrappedKey): Promise<boolean> {
   try {
     await root.key.unwrap(root.id, sample.identity, sample.commitment, sample.first ?? Buffer.alloc(0));
     return true;

@@ -85,8 +85,9 @@ async function forEachPage(
   for (;;) {
     const page = await lockWrappedKeys(client, cluster, roots, { afterId, limit: pageKeys });
     if (page.length === 0) return done;
-    await treat(page);
-    done += page.length;
+    const wrapped = page.filter(({ first, second }) => first !== undefined || second !== undefined);
+    await treat(wrapped);
+    done += wrapped.length;
     afterId = page.at(-1)?.identity.id ?? afterId;
     await afterPage(done);
     if (page.length < pageKeys) return done;

@@ -74,14 +74,15 @@ export interface RootPair {
 export interface WrappedKey {
   readonly identity: DataKeyIdentity;
   readonly commitment: Buffer;
-  /** Its wrap under each of the two roots asked for. */
+  /** Its wrap under each of the two roots asked for; both undefined for a key of another root, or destroyed. */
   readonly first: Buffer | undefined;
   readonly second: Buffer | undefined;
 }
 
 /**
- * The next data keys after `afterId` that have a wrap under either root, whatever their state and purpose, locked against
- * every change of theirs. Runs that refer to a key do not wait for the lock.
+ * The next data keys after `afterId`, whatever their state and purpose, locked against every change of theirs. Runs that
+ * refer to a key do not wait for the lock. Each wrap is looked up by its primary key: a join could read all wraps once per
+ * page, since nothing is known yet of those that this transaction has added.
  */
 export async function lockWrappedKeys(
   client: Queryable,
@@ -90,12 +91,10 @@ export async function lockWrappedKeys(
   page: { readonly afterId: number; readonly limit: number },
 ): Promise<readonly WrappedKey[]> {
   const { rows } = await client.query(
-    `SELECT k.id, k.algorithm, k.purpose, k.scope_id, k.commitment, a.blob, b.blob
-     FROM keyturn.data_key k
-     LEFT JOIN keyturn.data_key_wrap a ON a.data_key_id = k.id AND a.root_key_id = $1
-     LEFT JOIN keyturn.data_key_wrap b ON b.data_key_id = k.id AND b.root_key_id = $2
-     WHERE k.id > $3 AND (a.blob IS NOT NULL OR b.blob IS NOT NULL)
-     ORDER BY k.id LIMIT $4 FOR NO KEY UPDATE OF k`,
+    `SELECT k.id, k.algorithm, k.purpose, k.scope_id, k.commitment,
+       (SELECT a.blob FROM keyturn.data_key_wrap a WHERE a.data_key_id = k.id AND a.root_key_id = $1),
+       (SELECT b.blob FROM keyturn.data_key_wrap b WHERE b.data_key_id = k.id AND b.root_key_id = $2)
+     FROM keyturn.data_key k WHERE k.id > $3 ORDER BY k.id LIMIT $4 FOR NO KEY UPDATE`,
     [roots.first, roots.second, page.afterId, page.limit],
   );
   return rows.map(([id, algorithm, purpose, scope, commitment, first, second]) => ({
@@ -110,6 +109,16 @@ export async function lockWrappedKeys(
     first: (first as Buffer | null) ?? undefined,
     second: (second as Buffer | null) ?? undefined,
   }));
+}
+
+/** Any one data key wrapped under this root. */
+export async function findWrapped(client: Queryable, cluster: string, rootId: number): Promise<WrappedKey | undefined> {
+  const { rows } = await client.query('SELECT min(data_key_id) FROM keyturn.data_key_wrap WHERE root_key_id = $1', [
+    rootId,
+  ]);
+  const roots = { first: rootId, second: rootId };
+  const [found] = await lockWrappedKeys(client, cluster, roots, { afterId: Number(rows[0]?.[0]) - 1, limit: 1 });
+  return found;
 }
 
 /** Data keys, not destroyed, of these keyrings that neither root opens: wraps of different times were mixed. */

@@ -6,13 +6,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { startMember } from '../../src/app-member.js';
-import type { ConfigFile } from '../../src/config.js';
 import type { ControlPoint } from '../../src/control/context.js';
 import { stageKey } from '../../src/control/keys.js';
 import { rootStatus } from '../../src/control/root-status.js';
 import { finalizeRoot, prepareRoot, rollbackRoot, rotateRoot } from '../../src/control/roots.js';
 import { readConnections } from '../../src/environment.js';
 import { startChild, type Child } from '../support/child.js';
+import { startRootedApp, stopRootedApp } from '../support/rooted-apps.js';
 import { nextUri, openRootedShop, type RootedShop, type Roots } from '../support/roots.js';
 import { findDifferences, insertCustomers } from '../support/shop.js';
 import { imageOf } from '../support/table-image.js';
@@ -109,27 +109,9 @@ describe('a fleet', () => {
   });
   afterAll(() => rooted.close());
 
-  async function startApp(id: number, roots: Roots): Promise<Child> {
-    const config: ConfigFile = rooted.config(roots);
-    const child = startChild('rooted-app', {
-      env: rooted.environment(roots),
-      onlyEnv: true,
-      args: [JSON.stringify(config), String(id)],
-    });
-    await child.waitForLine(/^working/, deadlineMs);
-    return child;
-  }
-
-  async function stop(child: Child): Promise<number> {
-    child.kill('SIGTERM');
-    const [, done] = await child.waitForLine(/^worked: (\d+) times$/, deadlineMs);
-    expect(await child.waitForExit(deadlineMs)).toEqual({ code: 0, signal: null });
-    return Number(done);
-  }
-
   test('applications that read and write live through prepare, rollback, prepare, rolling restart and finalize without one failed operation', async () => {
     const ids = [1, 2, 3];
-    let apps = await Promise.all(ids.map((id) => startApp(id, 'present')));
+    let apps = await Promise.all(ids.map((id) => startRootedApp(rooted, id, 'present')));
     const context = { ...rooted.control().context, patienceMs: 0 };
     const fresh = (): typeof context => ({ ...rooted.control().context, patienceMs: 0 });
 
@@ -145,15 +127,15 @@ describe('a fleet', () => {
     const restarted: Child[] = [];
     const counts: number[] = [];
     for (const [at, app] of apps.entries()) {
-      restarted.push(await startApp((ids[at] ?? 0) + ids.length, at === 2 ? 'next' : 'both'));
-      counts.push(await stop(app));
+      restarted.push(await startRootedApp(rooted, (ids[at] ?? 0) + ids.length, at === 2 ? 'next' : 'both'));
+      counts.push(await stopRootedApp(app));
     }
     apps = restarted;
     expect(Math.min(...counts)).toBeGreaterThan(0);
     expect((await rootStatus(context)).change?.laggards).toEqual([]);
     expect(await finalizeRoot(fresh(), quiet)).toMatchObject({ outcome: 'finalized' });
 
-    const after = await Promise.all(apps.map(stop));
+    const after = await Promise.all(apps.map(stopRootedApp));
     expect(Math.min(...after)).toBeGreaterThan(0);
   });
 
