@@ -4,10 +4,10 @@ import { readFileSync } from 'node:fs';
 import type { Secret } from './crypto/secret.js';
 import { startMembership, type Membership } from './engine/membership.js';
 import type { Connections, Environment } from './environment.js';
-import { KeyturnError } from './errors.js';
+import { isKeyturnError, KeyturnError } from './errors.js';
 import { matchRoots, type HeldRoots } from './keys/open-keyring.js';
 import { openRootKey } from './keys/roots/open-root-key.js';
-import type { RootKey } from './keys/roots/root-key.js';
+import type { RootKey, RootKeyProvider } from './keys/roots/root-key.js';
 import { openDatabase, type Database } from './store/database.js';
 import { createKeyStore, getClusterId, listRootRecords, listRootUris } from './store/keys.js';
 import type { MemberKind } from './store/members.js';
@@ -30,22 +30,49 @@ function readVersion(): string {
   return 'unknown';
 }
 
-/** Opens each URI once per process: reading `env:` removes the variable. */
-export function createRootOpener(
-  environment: Environment,
-): (uris: readonly string[], cluster: string) => Promise<readonly RootKey[]> {
-  const opened = new Map<string, Promise<RootKey>>();
-  return (uris, cluster) =>
-    Promise.all(
-      uris.map((uri) => {
-        const name = `${cluster} ${uri}`;
-        const root = opened.get(name) ?? openRootKey(fileUriOf(uri, environment), { cluster, env: environment });
-        opened.set(name, root);
-        // One that could not be opened may be there the next time: a supervisor asks again.
-        root.catch(() => opened.delete(name));
-        return root;
-      }),
-    );
+export interface RootOpener {
+  /**
+   * Of several URIs those whose key is there, as long as one is: during a root change a process may start with either.
+   * Throws ROOT_KEY_UNAVAILABLE when none is, ROOT_KEY_REFUSED for any key that must not be used.
+   */
+  open(uris: readonly string[], cluster: string): Promise<readonly RootKey[]>;
+  forget(fingerprint: Buffer): void;
+}
+
+/** Opens each URI once per process: reading `env:` removes the variable. One that was not there is tried again. */
+export function createRootOpener(environment: Environment, providers: readonly RootKeyProvider[] = []): RootOpener {
+  const opened = new Map<string, RootKey | Promise<RootKey>>();
+
+  async function openOnce(uri: string, cluster: string): Promise<RootKey> {
+    const name = `${cluster} ${uri}`;
+    const opening =
+      opened.get(name) ?? openRootKey(fileUriOf(uri, environment), { cluster, env: environment }, providers);
+    opened.set(name, opening);
+    try {
+      const root = await opening;
+      opened.set(name, root);
+      return root;
+    } catch (error) {
+      opened.delete(name);
+      throw error;
+    }
+  }
+
+  return {
+    async open(uris, cluster) {
+      const settled = await Promise.allSettled(uris.map((uri) => openOnce(uri, cluster)));
+      const roots = settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
+      const failures = settled.flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : []));
+      const grave = failures.find((error) => !isKeyturnError(error, 'ROOT_KEY_UNAVAILABLE'));
+      if (grave !== undefined) throw grave;
+      if (roots.length === 0 && failures.length > 0) throw failures[0];
+      return roots;
+    },
+    forget(fingerprint) {
+      for (const [name, held] of opened)
+        if ('fingerprint' in held && held.fingerprint.equals(fingerprint)) opened.delete(name);
+    },
+  };
 }
 
 /** `env:NAME` is read from the file that NAME_FILE points at, where NAME itself is not set. */
@@ -86,6 +113,8 @@ export async function startMember(options: {
   answerWithinMs?: number;
   /** Where the process answers health and metrics, if it does. */
   healthUrl?: string;
+  /** Beside Keyturn's own. */
+  rootKeyProviders?: readonly RootKeyProvider[];
   onTrouble: (error: unknown) => void;
 }): Promise<MemberProcess> {
   const database = openDatabase({
@@ -94,9 +123,9 @@ export async function startMember(options: {
     applicationName: `keyturn ${options.kind}`,
     answerWithinMs: options.answerWithinMs,
   });
-  const opener = createRootOpener(options.environment);
+  const rootOpener = createRootOpener(options.environment, options.rootKeyProviders);
   const openRoots = async (keyring: string, cluster: string): Promise<readonly RootKey[]> =>
-    opener(options.rootsOf(keyring) ?? (await listRootUris(database)).get(keyring) ?? [], cluster);
+    rootOpener.open(options.rootsOf(keyring) ?? (await listRootUris(database)).get(keyring) ?? [], cluster);
   try {
     await requireSchema(database);
     const cluster = await getClusterId(database);

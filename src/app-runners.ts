@@ -280,6 +280,7 @@ async function startPolicies(
 ): Promise<Schedules> {
   const { connections, database, address, supervisor, log } = parts;
   const { createPolicyVerbs } = await import('./control/policy.js');
+  const opener = createRootOpener(environment);
   return startSchedules({
     database,
     leadership: () => supervisor.leadership,
@@ -294,7 +295,8 @@ async function startPolicies(
         keyrings: [],
         targets: [],
       },
-      openRoots: createRootOpener(environment),
+      openRoots: opener.open,
+      forgetRoot: opener.forget,
       onProgress: (words) => log.debug(words),
     }),
     openWakeUps: (onWake) => openWakeUps(address, onWake),

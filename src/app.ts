@@ -5,6 +5,7 @@ import { loadConfig, loadConnectionConfig, type ConfigFile, type Environment } f
 import { noConfigFile, type OpenControlFunction } from './control/context.js';
 import { createColumn, type Column } from './engine/column.js';
 import { KeyturnError } from './errors.js';
+import type { RootKeyProvider } from './keys/roots/root-key.js';
 import { targetTitle } from './rotation/target.js';
 import { openDatabase } from './store/database.js';
 import { listTargets } from './store/registry.js';
@@ -19,11 +20,13 @@ export const openControl: OpenControlFunction = (options) => {
       ? loadConnectionConfig(options.environment)
       : loadConfig(options.environment, options.file);
   const database = openDatabase({ url: requireDatabaseUrl(config), maxConnections: 3, applicationName: 'keyturn' });
+  const rootOpener = createRootOpener(options.environment);
   return {
     context: {
       database,
       config,
-      openRoots: createRootOpener(options.environment),
+      openRoots: rootOpener.open,
+      forgetRoot: rootOpener.forget,
       onProgress: options.onProgress ?? (() => undefined),
     },
     close: () => database.close(),
@@ -44,6 +47,8 @@ export interface OpenKeyturnOptions {
   readonly environment?: Environment;
   /** The member's name, as the operator sees it. Default: `application`. */
   readonly name?: string;
+  /** Root key providers beside Keyturn's own, for URIs with their scheme; see docs/root-keys.md. */
+  readonly rootKeyProviders?: readonly RootKeyProvider[];
 }
 
 /**
@@ -62,6 +67,7 @@ export async function openKeyturn(options: OpenKeyturnOptions = {}): Promise<Key
     name: options.name ?? 'application',
     keyrings: config.keyrings.map((keyring) => keyring.name),
     maxConnections: 2,
+    ...(options.rootKeyProviders === undefined ? {} : { rootKeyProviders: options.rootKeyProviders }),
     onTrouble: troubleLogger(log),
   });
   const targets = await listTargets(member.database).catch(async (error: unknown) => {

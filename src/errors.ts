@@ -32,6 +32,7 @@ export const errorKinds = {
   MEMBER_LIVE: 'refused',
   RUN_STATE_REFUSED: 'refused',
   ROOT_KEY_REFUSED: 'refused',
+  ROOT_CHANGE_REFUSED: 'refused',
   SCHEMA_TOO_NEW: 'refused',
   SCHEMA_TOO_OLD: 'refused',
   QUEUE_MISMATCH: 'refused',

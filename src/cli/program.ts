@@ -8,6 +8,7 @@ import { addOverviewCommands } from './commands/overview.js';
 import { addProcessCommands } from './commands/processes.js';
 import { addQuarantineCommands } from './commands/quarantine.js';
 import { addRunningCommands } from './commands/reencrypt.js';
+import { addRootCommands } from './commands/root.js';
 import { addRunCommands } from './commands/run.js';
 import { addScheduleCommands } from './commands/schedule.js';
 import { addTargetCommands } from './commands/target.js';
@@ -41,6 +42,7 @@ export function createProgram(
   addOverviewCommands(program, cli);
   addTargetCommands(program, cli);
   addKeyCommands(program, cli);
+  addRootCommands(program, cli);
   addRunningCommands(program, cli);
   addRunCommands(program, cli);
   addAuditCommands(program, cli);

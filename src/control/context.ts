@@ -7,13 +7,23 @@ import type { Database } from '../store/database.js';
 export interface ControlContext {
   readonly database: Database;
   readonly config: Config;
-  /** Opens root keys by URI; each URI once per process. Only verbs that need key material call it. */
+  /**
+   * Opens root keys by URI, each once per process; of several those that are there, as long as one is. Only verbs that
+   * need key material call it.
+   */
   readonly openRoots: (uris: readonly string[], cluster: string) => Promise<readonly RootKey[]>;
+  /** Lets go of a root key that was replaced; `env:` cannot be read a second time. */
+  readonly forgetRoot: (fingerprint: Buffer) => void;
   /** What the verb is waiting for, for people who watch. */
   readonly onProgress: (words: string) => void;
   /** How long verbs wait for members and for older transactions before they refuse; default 60 s. */
   readonly patienceMs?: number;
+  /** A crash test ends the process at one of these points. */
+  readonly reachPoint?: (point: ControlPoint) => Promise<void>;
 }
+
+/** Named points inside a verb. */
+export type ControlPoint = 'root.after_row_n' | 'root.before_commit' | 'root.after_commit_before_report';
 
 export interface OpenControl {
   readonly context: ControlContext;

@@ -45,9 +45,12 @@ import { migrate, requireOwnership, requireSchema } from '../store/schema.js';
 import { ensureAuditKey, sealRecord } from './audit.js';
 import type { ControlContext } from './context.js';
 import { insertNewKey, proveReadable } from './keys.js';
+import { repairRoots } from './repair-roots.js';
 
 export interface InitReport {
   readonly migrations: readonly string[];
+  /** Root keys whose record or token was lost or older than the wraps, and was written anew. */
+  readonly repairedRoots: readonly string[];
   readonly keyrings: readonly { name: string; activeKeyId: number; isNew: boolean }[];
   readonly targets: readonly {
     name: string;
@@ -74,6 +77,7 @@ export async function init(context: ControlContext, reason?: string): Promise<In
   const migrations = await migrate(url);
   await migrateQueueSchema(config.databaseDirectUrl ?? url);
   await requireSchema(database);
+  const repairedRoots = await repairRoots(context, (name) => rootsByKeyring(name).roots);
   const keyrings = [];
   for (const keyring of config.keyrings)
     keyrings.push(await ensureKeyring(context, keyring.name, rootsByKeyring(keyring.name), reason));
@@ -83,7 +87,14 @@ export async function init(context: ControlContext, reason?: string): Promise<In
   await database.transaction((client) => writePaceSettings(client, paceSettings));
   await ensureAudit(context, roots, reason);
   const { grants, warnings } = await grantRoles(context);
-  return { migrations, keyrings, ...registered, warnings: [...registered.warnings, ...warnings], grants };
+  return {
+    migrations,
+    repairedRoots,
+    keyrings,
+    ...registered,
+    warnings: [...registered.warnings, ...warnings],
+    grants,
+  };
 }
 
 /** The audit key, and a seal over everything recorded so far. */
@@ -218,7 +229,12 @@ async function ensureKeyring(
     const known = await listRootRecords(client);
     const [preferred] = given.roots;
     if (preferred !== undefined && matchRoots([preferred], known).size === 0)
-      await insertRootRecord(client, preferred.fingerprint, (rootId) => preferred.createToken(rootId), reason);
+      await insertRootRecord(
+        client,
+        { fingerprint: preferred.fingerprint, uri: settings.roots[0] ?? '' },
+        (rootId) => preferred.createToken(rootId),
+        reason,
+      );
     await insertNewKey(client, keyring, matchRoots(given.roots, await listRootRecords(client)), reason ?? firstKey);
     return true;
   });

@@ -12,6 +12,8 @@ import { KeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKey, StoredKeyring, StoredWrap } from '../keys/key-store.js';
 import { matchRoots, openKeyringOrRefuse, type HeldRoots } from '../keys/open-keyring.js';
+import type { RootKey } from '../keys/roots/root-key.js';
+import { isLoaded } from '../keys/states.js';
 import type { Queryable } from '../store/database.js';
 import {
   activateKey,
@@ -159,19 +161,16 @@ export function activeSince(keyring: StoredKeyring, time: Date): StoredKey | und
   return keyring.keys.find((key) => key.state === 'active' && key.activatedAt !== undefined && key.activatedAt >= time);
 }
 
-/** Under the locked keyring: random material, wrapped under every root this process holds, inserted as staged. */
+/**
+ * Under the locked keyring: random material, wrapped under every root key that opens the keyring's other keys, inserted as
+ * staged. During a root change these are two, so that members with either can open the new key.
+ */
 export async function insertNewKey(
   client: Queryable,
   keyring: StoredKeyring,
   roots: HeldRoots,
   reason: string | undefined,
 ): Promise<void> {
-  if (roots.size === 0)
-    throw new KeyturnError(
-      'ROOT_KEY_UNAVAILABLE',
-      `no root key of keyring ${keyring.name} is held, so a new data key could not be wrapped`,
-      { keyring: keyring.name },
-    );
   const identity: DataKeyIdentity = {
     id: await nextKeyId(client),
     algorithm: keyring.algorithm,
@@ -181,8 +180,26 @@ export async function insertNewKey(
   };
   const key = createValueKey(identity, generateDataKey());
   const wraps: StoredWrap[] = [];
-  for (const [rootId, root] of roots) wraps.push({ rootId, blob: await root.wrap(rootId, identity, key.material) });
+  for (const [rootId, root] of rootsForNewKey(keyring, roots))
+    wraps.push({ rootId, blob: await root.wrap(rootId, identity, key.material) });
   await insertStagedKey(client, keyring, { identity, commitment: key.commitment, wraps, reason });
+}
+
+/** Never a root key that no other key of the keyring is under: it may have been replaced a moment ago. */
+function rootsForNewKey(keyring: StoredKeyring, held: HeldRoots): readonly (readonly [number, RootKey])[] {
+  const current = new Set(
+    keyring.keys.filter(({ state }) => isLoaded(state)).flatMap(({ wraps }) => wraps.map(({ rootId }) => rootId)),
+  );
+  const wanted = current.size === 0 ? [...held.keys()] : [...current];
+  return wanted.map((rootId) => {
+    const root = held.get(rootId);
+    if (root !== undefined) return [rootId, root];
+    throw new KeyturnError(
+      'ROOT_KEY_UNAVAILABLE',
+      `a new data key of keyring ${keyring.name} must be wrapped under root key ${rootId}, which this process does not hold; give it as well (keyturn root status says where it is) and repeat the command`,
+      { keyring: keyring.name, rootId },
+    );
+  });
 }
 
 /** A key is used only after its row was read back, unwrapped and compared (the unwrap compares the commitment). */

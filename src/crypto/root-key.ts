@@ -12,10 +12,10 @@ import type { DataKeyIdentity, ValueKey } from './value-key.js';
 
 export const rootKeyBytes = 32;
 
-/** "KW", version 1, method 1: AES-256-GCM under the wrap subkey. Every other method is unknown. */
+/** "KW", version 1, method 1: AES-256-GCM under the wrap subkey. Method 4 is keys/roots/provider-root-key.ts, every other unknown. */
 const wrapHeader = Buffer.from([0x4b, 0x57, 0x01, 0x01]);
 const wrapBytes = wrapHeader.length + gcmNonceBytes + dataKeyBytes + gcmTagBytes;
-const tokenSecretBytes = 32;
+export const tokenSecretBytes = 32;
 const tokenBytes = gcmNonceBytes + tokenSecretBytes + gcmTagBytes;
 
 /**
@@ -137,10 +137,15 @@ function wrapAssociatedData(rootId: number, identity: DataKeyIdentity, commitmen
   return Buffer.concat([labelBytes('wrap'), wrapHeader, encodeRootId(rootId), encodeIdentity(identity), commitment]);
 }
 
-function encodeRootId(rootId: number): Buffer {
+/** Throws VALUE_INVALID unless it is a u32 from 1. */
+export function demandRootId(rootId: number): void {
   if (!Number.isInteger(rootId) || rootId < 1 || rootId > 0xffff_ffff) {
     throw new KeyturnError('VALUE_INVALID', 'a root key id is a whole number from 1 to 4294967295');
   }
+}
+
+function encodeRootId(rootId: number): Buffer {
+  demandRootId(rootId);
   const bytes = Buffer.alloc(4);
   bytes.writeUInt32BE(rootId, 0);
   return bytes;
@@ -161,7 +166,7 @@ function decryptWithNonce(key: KeyObject, associatedData: Buffer, body: Buffer):
   });
 }
 
-function unwrapFailed(rootId: number, identity: DataKeyIdentity, reason: string): KeyturnError {
+export function unwrapFailed(rootId: number, identity: DataKeyIdentity, reason: string): KeyturnError {
   return new KeyturnError('UNWRAP_FAILED', `data key ${identity.id} cannot be unwrapped: ${reason}`, {
     keyId: identity.id,
     rootId,

@@ -11,8 +11,16 @@ import { KeyturnError } from '../errors.js';
 import { formatNames } from '../formats/registry.js';
 import type { KeyStore } from '../keys/key-store.js';
 import type { Keyring } from '../keys/keyring.js';
-import { matchRoots, openKeyring, openKeyringOrRefuse, type KnownRoot } from '../keys/open-keyring.js';
+import {
+  isRootAway,
+  listOpenRoots,
+  matchRoots,
+  openKeyring,
+  openKeyringOrRefuse,
+  type KnownRoot,
+} from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
+import { isLoaded } from '../keys/states.js';
 import type { Database } from '../store/database.js';
 import { listRootRecords } from '../store/keys.js';
 import { beat, leave, type HeldKeyring, type MemberIdentity, type MemberKind } from '../store/members.js';
@@ -39,7 +47,7 @@ export interface MembershipOptions {
   readonly healthUrl?: string | undefined;
   /** Keyrings to hold; undefined for all, new ones included. */
   readonly keyrings: readonly string[] | undefined;
-  /** Opens the root keys of a keyring; called once per keyring. */
+  /** Opens the root keys of a keyring, as far as they are there; called again when the keyring has changed. */
   readonly openRoots: (keyring: string) => Promise<readonly RootKey[]>;
   /** A refresh or heartbeat failed, or a key could not be opened; the member goes on. */
   readonly onTrouble: (error: unknown) => void;
@@ -49,7 +57,9 @@ export interface MembershipOptions {
 
 interface Held {
   keyring: Keyring;
-  readonly roots: readonly RootKey[];
+  roots: readonly RootKey[];
+  /** Numbers of the roots it could start with. */
+  rootIds: readonly number[];
   /** Monotonic milliseconds: when the read behind the snapshot began. */
   freshAtMs: number;
   refreshing: Promise<Keyring> | undefined;
@@ -84,8 +94,24 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
         keyring: name,
       });
     const roots = await options.openRoots(name);
-    const { keyring } = await openKeyringOrRefuse(stored, roots, await listRootRecords(database));
-    held.set(name, { keyring, roots, freshAtMs: readAtMs, refreshing: undefined, refreshedAtMs: readAtMs });
+    const known = await listRootRecords(database);
+    const { keyring, unproven } = await openKeyringOrRefuse(stored, roots, known);
+    if (unproven.length > 0)
+      options.onTrouble(
+        new KeyturnError(
+          'UNWRAP_FAILED',
+          `the record of root key ${unproven.join(', ')} is not that of the given root key, although every data key of ${name} opens; write it anew with: keyturn init`,
+          { keyring: name },
+        ),
+      );
+    held.set(name, {
+      keyring,
+      roots,
+      rootIds: [...unproven, ...(await listOpenRoots(roots, known, options.onTrouble))],
+      freshAtMs: readAtMs,
+      refreshing: undefined,
+      refreshedAtMs: readAtMs,
+    });
   }
 
   function get(name: string): Held {
@@ -104,13 +130,26 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     if (stored === undefined) return entry.keyring;
     const known: readonly KnownRoot[] = await listRootRecords(database);
     const earlier = new Map(entry.keyring.held.map((key) => [key.id, key]));
-    const keyring = await openKeyring(stored, matchRoots(entry.roots, known), earlier);
+    entry.roots = await openRootsAgain(name, entry.roots);
+    const keyring = await openKeyring(stored, matchRoots(entry.roots, known), earlier, options.onTrouble);
+    entry.rootIds = await listOpenRoots(entry.roots, known, options.onTrouble);
     // A slower read that began before a newer snapshot arrived must not bring the older one back: the member may have
     // reported already that it writes with the newer key.
     if (keyring.generation >= entry.keyring.generation) entry.keyring = keyring;
     entry.freshAtMs = Math.max(entry.freshAtMs, readAtMs);
     entry.refreshedAtMs = now();
     return entry.keyring;
+  }
+
+  /** A root change may have given the keyring another place to look; whoever is away keeps what it holds. */
+  async function openRootsAgain(name: string, earlier: readonly RootKey[]): Promise<readonly RootKey[]> {
+    try {
+      return await options.openRoots(name);
+    } catch (error) {
+      if (!isRootAway(error)) throw error;
+      options.onTrouble(error);
+      return earlier;
+    }
   }
 
   function refresh(name: string): Promise<Keyring> {
@@ -129,18 +168,15 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     for (const [name, generation] of generations) {
       const entry = held.get(name);
       if (entry === undefined) {
-        if (options.keyrings === undefined) await open(name);
-      } else if (entry.keyring.generation === generation) {
+        // A new keyring whose root is away must not silence the heart of those that are held.
+        if (options.keyrings === undefined) await open(name).catch(options.onTrouble);
+      } else if (entry.keyring.generation === generation && isComplete(entry.keyring)) {
         entry.freshAtMs = Math.max(entry.freshAtMs, readAtMs);
       } else {
         await reload(name, entry);
       }
     }
-    await beat(
-      database,
-      identity,
-      [...held.values()].map(({ keyring }) => reportOf(keyring)),
-    );
+    await beat(database, identity, [...held.values()].map(reportOf));
     reportedAtMs = readAtMs;
   }
 
@@ -187,8 +223,14 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   };
 }
 
-function reportOf(keyring: Keyring): HeldKeyring {
+/** A key whose provider was away is tried again at the next cycle. */
+function isComplete(keyring: Keyring): boolean {
+  return keyring.keys.every((key) => !isLoaded(key.state) || keyring.lookup(key.id).status === 'held');
+}
+
+function reportOf({ keyring, rootIds }: Held): HeldKeyring {
   return {
+    rootIds,
     keyringId: keyring.id,
     generation: keyring.generation,
     writeKeyId: typeof keyring.active?.id === 'number' ? keyring.active.id : undefined,

@@ -14,6 +14,7 @@ export interface ReportingMember {
     readonly generation: number;
     readonly writeKeyId: number | undefined;
     readonly heldKeyIds: readonly number[];
+    readonly rootIds: readonly number[];
   }[];
 }
 
@@ -24,6 +25,8 @@ export interface Requirement {
   readonly holdsKeyId?: number;
   /** Encrypts with this key. */
   readonly writesWithKeyId?: number;
+  /** Could start with this root key. */
+  readonly opensRootId?: number;
   /** Reads this algorithm and these formats. */
   readonly algorithm?: string;
   readonly formats?: readonly string[];
@@ -84,6 +87,8 @@ function whyBehind(member: ReportingMember, requirement: Requirement): string | 
     return `does not hold key ${requirement.holdsKeyId}`;
   if (requirement.writesWithKeyId !== undefined && held?.writeKeyId !== requirement.writesWithKeyId)
     return `writes with key ${held?.writeKeyId ?? 'none'}`;
+  if (requirement.opensRootId !== undefined && held?.rootIds.includes(requirement.opensRootId) !== true)
+    return `cannot open root key ${requirement.opensRootId}`;
   return undefined;
 }
 

@@ -53,7 +53,7 @@ export async function listRootRecords(database: Queryable): Promise<readonly Roo
 /** The id is needed before the token can be made, so the row is inserted with one that `createToken` then makes. */
 export async function insertRootRecord(
   client: Queryable,
-  fingerprint: Buffer,
+  { fingerprint, uri }: { readonly fingerprint: Buffer; readonly uri: string },
   createToken: (rootId: number) => Promise<Buffer>,
   reason: string | undefined,
 ): Promise<RootRecord> {
@@ -61,8 +61,8 @@ export async function insertRootRecord(
   const id = Number(rows[0]?.[0]);
   const verificationToken = await createToken(id);
   await client.query(
-    'INSERT INTO keyturn.root_key (id, fingerprint, verification_token) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3)',
-    [id, fingerprint, verificationToken],
+    'INSERT INTO keyturn.root_key (id, fingerprint, verification_token, uri) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4)',
+    [id, fingerprint, verificationToken, uri],
   );
   await writeAudit(client, {
     action: 'root.register',
@@ -218,7 +218,7 @@ function keysOf(rows: readonly Row[]): readonly StoredKey[] {
   return [...keys.values()];
 }
 
-function algorithmOf(value: unknown): AlgorithmName {
+export function algorithmOf(value: unknown): AlgorithmName {
   const name = algorithmNames.find((known) => known === value);
   if (name === undefined)
     throw new KeyturnError(

@@ -25,6 +25,8 @@ export interface HeldKeyring {
   readonly generation: number;
   readonly writeKeyId: number | undefined;
   readonly heldKeyIds: readonly number[];
+  /** Root keys, by their number in the control schema, that the member could start with. */
+  readonly rootIds: readonly number[];
 }
 
 export interface MemberRow extends MemberIdentity {
@@ -50,6 +52,7 @@ export async function beat(
         generation: held.generation,
         write_key_id: held.writeKeyId ?? null,
         held_key_ids: held.heldKeyIds,
+        root_key_ids: held.rootIds,
       })),
     ),
   ]);
@@ -117,7 +120,7 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
   const { rows } = await database.query(
     `SELECT m.id, m.kind, m.name, m.host, m.pid, m.version, m.formats, m.algorithms, m.health_url, m.started_at, m.heartbeat_at,
        m.heartbeat_at > clock_timestamp() - make_interval(secs => $1),
-       coalesce((SELECT jsonb_agg(jsonb_build_object('keyringId', k.keyring_id, 'generation', k.generation, 'writeKeyId', k.write_key_id, 'heldKeyIds', k.held_key_ids))
+       coalesce((SELECT jsonb_agg(jsonb_build_object('keyringId', k.keyring_id, 'generation', k.generation, 'writeKeyId', k.write_key_id, 'heldKeyIds', k.held_key_ids, 'rootIds', k.root_key_ids))
          FROM keyturn.member_keyring k WHERE k.member_id = m.id), '[]'),
        extract(epoch FROM clock_timestamp() - m.heartbeat_at)::float8
      FROM keyturn.member m ORDER BY m.kind, m.name, m.started_at`,
@@ -154,7 +157,13 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
       isLive: isLive === true,
       silentSeconds: Math.max(0, Number(silent)),
       keyrings: (
-        keyrings as { keyringId: string; generation: number; writeKeyId: number | null; heldKeyIds: number[] }[]
+        keyrings as {
+          keyringId: string;
+          generation: number;
+          writeKeyId: number | null;
+          heldKeyIds: number[];
+          rootIds: number[];
+        }[]
       ).map((held) => ({
         ...held,
         writeKeyId: held.writeKeyId ?? undefined,

@@ -188,6 +188,14 @@ describe('--json', () => {
     expect(await tell('key list')).toMatchObject({
       keyrings: [{ keyring: 'customers', keys: [{ version: 1 }, { version: 2 }] }],
     });
+    expect(await tell('root status')).toMatchObject({
+      roots: [{ id: 1, state: 'current', data_keys: 2 }],
+      change: null,
+    });
+    for (const verb of ['prepare', 'rotate'])
+      expect(await tell(`root ${verb}`, '--to', 'env:KEYTURN_ROOT_KEY')).toMatchObject({ outcome: 'unchanged' });
+    for (const verb of ['finalize', 'rollback'])
+      expect(await tell(`root ${verb}`)).toMatchObject({ outcome: 'unchanged', root: { id: 1 } });
     expect(await tell('target list')).toMatchObject({ targets: [{ table: 'public.customer', scope: 'tenant_id' }] });
     expect(await tell('target census')).toEqual({ census: [] });
     const ordered = await tell('reencrypt', '--reason', 'quarterly');

@@ -30,7 +30,7 @@ function member(
     isLive: true,
     formats: ['keyturn'],
     algorithms: ['xaes-256-gcm', 'aes-256-gcm'],
-    keyrings: [{ keyringId: 'ring', generation: 5, writeKeyId: writes, heldKeyIds: holds }],
+    keyrings: [{ keyringId: 'ring', generation: 5, writeKeyId: writes, heldKeyIds: holds, rootIds: [1] }],
     ...rest,
   };
 }
@@ -55,9 +55,18 @@ describe('I5 laggards', () => {
     });
   }
 
+  test('a member that could not start with the root key asked for is named', () => {
+    expect(findLaggards([member({})], { keyringId: 'ring', opensRootId: 1 })).toEqual([]);
+    expect(findLaggards([member({})], { keyringId: 'ring', opensRootId: 2 })).toEqual([
+      { member: expect.stringContaining('pid 7 on host-1') as string, why: 'cannot open root key 2' },
+    ]);
+  });
+
   test('a member that is not live, or holds other keyrings only, holds nobody back', () => {
     const gone = member({ isLive: false, holds: [] });
-    const elsewhere = member({ keyrings: [{ keyringId: 'other', generation: 1, writeKeyId: 9, heldKeyIds: [9] }] });
+    const elsewhere = member({
+      keyrings: [{ keyringId: 'other', generation: 1, writeKeyId: 9, heldKeyIds: [9], rootIds: [1] }],
+    });
     const supervisor = member({ keyrings: [] });
     expect(findLaggards([gone, elsewhere, supervisor], requirement)).toEqual([]);
   });
@@ -72,7 +81,9 @@ describe('I5 laggards', () => {
   });
 
   test('one that is live with another keyring only is not missing', () => {
-    const elsewhere = member({ keyrings: [{ keyringId: 'other', generation: 1, writeKeyId: 9, heldKeyIds: [9] }] });
+    const elsewhere = member({
+      keyrings: [{ keyringId: 'other', generation: 1, writeKeyId: 9, heldKeyIds: [9], rootIds: [1] }],
+    });
     expect(findLaggards([elsewhere], { ...requirement, expectedMembers: ['shop'] })).toEqual([]);
   });
 

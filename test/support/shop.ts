@@ -58,6 +58,8 @@ export async function openShop(
     ddl?: readonly string[];
     redisUrl?: string;
     adminUrl?: string;
+    /** Beside the root key and the addresses, for every process of the shop. */
+    environment?: Readonly<Record<string, string>>;
   } = {},
 ): Promise<Shop> {
   const backend = options.backend ?? 'postgres';
@@ -72,6 +74,7 @@ export async function openShop(
     DATABASE_URL: database.url,
     KEYTURN_ROOT_KEY: rootKey,
     LOG_LEVEL: process.env['TEST_LOG_LEVEL'] ?? 'silent',
+    ...options.environment,
     ...(backend === 'redis' ? { REDIS_URL: options.redisUrl ?? redisUrlFor() } : {}),
   });
   const control = openControl({ environment: environment() as Environment, file: config });

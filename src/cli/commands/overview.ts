@@ -123,6 +123,7 @@ function initLines(report: InitReport, output: Output): readonly string[] {
     report.migrations.length === 0
       ? 'schema    up to date'
       : `schema    ${countOf(report.migrations.length, 'migration')} applied`,
+    ...report.repairedRoots.map((root) => `root key  ${root}: its record was older than the wraps, written anew`),
     ...report.keyrings.map(
       (keyring) =>
         `keyring   ${keyring.name}: ${keyring.isNew ? 'created' : 'unchanged'}, active key id ${keyring.activeKeyId}`,
@@ -132,6 +133,7 @@ function initLines(report: InitReport, output: Output): readonly string[] {
   ];
   const isChanged =
     report.migrations.length > 0 ||
+    report.repairedRoots.length > 0 ||
     report.keyrings.some((keyring) => keyring.isNew) ||
     report.targets.some((target) => target.change !== 'unchanged');
   const warnings = report.warnings.flatMap((finding) => ['', ...findingLine(finding, output)]);

@@ -1,5 +1,6 @@
 // How a root key is found: a provider per URI scheme opens it. What it can do once open is crypto's RootKey.
 import type { RootKey } from '../../crypto/root-key.js';
+import type { CallTiming } from './remote-call.js';
 
 export type { RootKey };
 
@@ -8,6 +9,8 @@ export interface RootKeyContext {
   readonly cluster: string;
   /** The environment; a provider that reads a key from it removes the variable. */
   readonly env: NodeJS.ProcessEnv;
+  /** How patient a provider behind a network is; tests are less so. */
+  readonly timing?: CallTiming;
 }
 
 export interface RootKeyProvider {

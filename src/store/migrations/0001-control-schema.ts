@@ -27,10 +27,13 @@ export const controlSchemaStatements: readonly string[] = [
   cpus integer CHECK (cpus > 0),
   optional_sources text[]
 )`,
+  // Between prepare and finalize of a root change the new root names the one it replaces.
   `CREATE TABLE keyturn.root_key (
   id bigint GENERATED ALWAYS AS IDENTITY (MAXVALUE 4294967295) PRIMARY KEY,
   fingerprint bytea NOT NULL UNIQUE CHECK (octet_length(fingerprint) = 32),
   verification_token bytea NOT NULL,
+  uri text NOT NULL,
+  replaces bigint REFERENCES keyturn.root_key,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )`,
   `CREATE TABLE keyturn.keyring (
@@ -128,6 +131,7 @@ export const controlSchemaStatements: readonly string[] = [
   generation bigint NOT NULL,
   write_key_id bigint,
   held_key_ids bigint[] NOT NULL,
+  root_key_ids bigint[] NOT NULL DEFAULT '{}',
   PRIMARY KEY (member_id, keyring_id)
 )`,
   // A member writes its own row alone: the id is known to nobody else who may not read the table, and the login is its own.
@@ -145,11 +149,12 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION 'this member belongs to another login' USING ERRCODE = 'insufficient_privilege';
   END IF;
-  INSERT INTO keyturn.member_keyring (member_id, keyring_id, generation, write_key_id, held_key_ids)
-  SELECT (member ->> 'id')::uuid, k.keyring_id, k.generation, k.write_key_id, k.held_key_ids
-  FROM jsonb_to_recordset(held) AS k(keyring_id uuid, generation bigint, write_key_id bigint, held_key_ids bigint[])
+  INSERT INTO keyturn.member_keyring (member_id, keyring_id, generation, write_key_id, held_key_ids, root_key_ids)
+  SELECT (member ->> 'id')::uuid, k.keyring_id, k.generation, k.write_key_id, k.held_key_ids, k.root_key_ids
+  FROM jsonb_to_recordset(held) AS k(keyring_id uuid, generation bigint, write_key_id bigint, held_key_ids bigint[], root_key_ids bigint[])
   ON CONFLICT (member_id, keyring_id) DO UPDATE
-    SET generation = excluded.generation, write_key_id = excluded.write_key_id, held_key_ids = excluded.held_key_ids;
+    SET generation = excluded.generation, write_key_id = excluded.write_key_id, held_key_ids = excluded.held_key_ids,
+      root_key_ids = excluded.root_key_ids;
 END $$`,
   `CREATE FUNCTION keyturn.leave(member_id uuid) RETURNS void LANGUAGE sql
   SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

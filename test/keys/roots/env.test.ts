@@ -90,11 +90,11 @@ describe('root key URIs', () => {
   const context = { cluster: exampleCluster, env: {} };
 
   test('an unknown scheme is refused, naming the known ones', async () => {
-    await expect(openRootKey('vault:secret/root', context)).rejects.toMatchObject({
+    await expect(openRootKey('tpm:root', context)).rejects.toMatchObject({
       code: 'ROOT_KEY_REFUSED',
-      message: 'root key scheme vault: is unknown, expected one of env:, file:',
+      message: 'root key scheme tpm: is unknown, expected one of env:, file:, vault:, aws-kms:',
     });
-    expect(rootKeySchemes).toEqual(['env', 'file']);
+    expect(rootKeySchemes).toEqual(['env', 'file', 'vault', 'aws-kms']);
   });
 
   test.each(['', good, 'ENV:ROOT', 'env', ':ROOT', 'my key: 1', `${good}:x`])(
@@ -102,7 +102,7 @@ describe('root key URIs', () => {
     async (uri) => {
       await expect(openRootKey(uri, context)).rejects.toMatchObject({
         code: 'ROOT_KEY_REFUSED',
-        message: 'expected a root key URI that begins with one of env:, file:',
+        message: 'expected a root key URI that begins with one of env:, file:, vault:, aws-kms:',
       });
     },
   );
