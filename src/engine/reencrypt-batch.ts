@@ -23,11 +23,12 @@ import { isWorking, type RunState } from '../rotation/run.js';
 import type { RowKey, Target } from '../rotation/target.js';
 import { advanceIfLeased, finishIfLeased, insertBatch, type CellList, type ClaimedBatch } from '../store/batches.js';
 import type { CellRow } from '../store/cell-row.js';
-import { createCellStore, sliceSettings, type CellStore, type Positions } from '../store/cells.js';
+import { createCellStore, sliceSettings, type CellStore } from '../store/cells.js';
 import { sqlstateOf, type Queryable } from '../store/database.js';
 import { quarantineCells, type QuarantinedCell } from '../store/quarantine.js';
 import { getTarget } from '../store/registry.js';
 import { Blocked, LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
+import { rewriteRows } from './rewrite-rows.js';
 import type { BatchEnd, BatchServices } from './services.js';
 import { cellCodes, treatRows, type TreatedRows } from './treat-rows.js';
 
@@ -164,7 +165,7 @@ async function takePrepared(visit: Visit): Promise<PreparedSlice | undefined> {
 /** Lock and statement timeouts, deadlocks, serialisation failures: the slice is tried again, smaller. */
 const transientStates = new Set(['57014', '55P03', '40P01', '40001']);
 /** Statement classes that the data of one row can cause: too long, out of range, a constraint, a raising trigger. */
-const dataClasses = new Set(['22', '23', 'P0']);
+export const dataClasses = new Set(['22', '23', 'P0']);
 
 /** After a failed write: the same slice again, smaller. Throws what trying again cannot mend. */
 async function makeReadyToRepeat(visit: Visit, slice: PreparedSlice, error: unknown, retries: number): Promise<void> {
@@ -299,20 +300,11 @@ async function write(visit: Visit, slice: PreparedSlice): Promise<RunState> {
 
 async function writeIn(client: Queryable, visit: Visit, slice: PreparedSlice, startedAt: number): Promise<RunState> {
   const { services, batch, store } = visit;
-  const { stale, replacements } = slice.treated;
-  let rewritten: Positions = 'all';
-  if (batch.kind !== 'dry_run' && stale.length > 0) {
-    const locked = await store.lockUnlessBusy(client, replacements);
-    await services.reachPoint('batch.before_update');
-    rewritten =
-      locked !== 'all' && locked.size === 0 ? locked : await store.replaceIfUnchanged(client, replacements, locked);
-  }
-  return settle(client, visit, slice, { unwritten: missingFrom(rewritten, stale), refusedFor: undefined, startedAt });
-}
-
-/** `rewritten`: positions among the stale rows. */
-function missingFrom(rewritten: Positions, stale: readonly number[]): ReadonlySet<number> {
-  return rewritten === 'all' ? new Set() : new Set(stale.filter((_, position) => !rewritten.has(position)));
+  const unwritten =
+    batch.kind === 'dry_run'
+      ? new Set<number>()
+      : await rewriteRows(client, store, slice.treated, () => services.reachPoint('batch.before_update'));
+  return settle(client, visit, slice, { unwritten, refusedFor: undefined, startedAt });
 }
 
 interface Settlement {
