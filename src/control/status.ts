@@ -11,6 +11,7 @@ import { findQueueRecord } from '../store/queue-record.js';
 import { listRegistered } from '../store/registry.js';
 import { findRunToward, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
+import { lazyStatusOf, type LazyStatus } from './lazy-upgrades.js';
 import { listRuns, type RunReport } from './runs.js';
 
 export interface KeyringStatus {
@@ -25,6 +26,8 @@ export interface KeyringStatus {
   readonly laggards: readonly string[];
   /** State of the newest run toward the active key. */
   readonly last_run: { readonly run_id: number; readonly state: string; readonly verified_at: string | null } | null;
+  /** What reads have moved to the active key, and what is left. */
+  readonly lazy: LazyStatus | null;
   readonly next: string;
 }
 
@@ -92,11 +95,12 @@ async function keyringStatus(
           expectedMembers: context.config.expectMembers,
         });
   const targets = (await listRegistered(database)).filter((target) => target.keyringId === keyring.id).length;
+  const ageDays = typeof rows[0]?.[0] === 'number' ? rows[0][0] : undefined;
   return {
     keyring: keyring.name,
     generation: keyring.generation,
     active_key: active === undefined ? null : keyTitle(keyring.name, active),
-    active_key_age_days: typeof rows[0]?.[0] === 'number' ? Math.round(rows[0][0] * 10) / 10 : null,
+    active_key_age_days: ageDays === undefined ? null : Math.round(ageDays * 10) / 10,
     staged_key: staged === undefined ? null : keyTitle(keyring.name, staged),
     decrypt_only_keys: decryptOnly.map((key) => keyTitle(keyring.name, key)),
     retired_keys: keyring.keys.filter((key) => key.state === 'retired').map((key) => keyTitle(keyring.name, key)),
@@ -106,6 +110,7 @@ async function keyringStatus(
       lastRun === undefined
         ? null
         : { run_id: lastRun.id, state: lastRun.state, verified_at: lastRun.verifiedAt?.toISOString() ?? null },
+    lazy: active === undefined ? null : await lazyStatusOf(context, keyring, active, ageDays ?? 0),
     next: nextCommand(keyring, {
       staged: staged !== undefined,
       decryptOnly: decryptOnly.map((key) => String(key.id)),

@@ -1,6 +1,8 @@
 // What the engine's functions are given: databases, the keyrings of this member, and the points where tests may stop it.
 import type { Keyring } from '../keys/keyring.js';
+import type { Target } from '../rotation/target.js';
 import type { Database } from '../store/database.js';
+import type { LazyUpgrades } from './lazy-upgrade.js';
 
 /** Named points inside a batch; a crash test ends the process when one is reached. */
 export type BatchPoint =
@@ -22,6 +24,14 @@ export interface KeyringSource {
   forWriting(name: string): Keyring;
   /** Reads the keyring anew; at most once a second, concurrent calls share one read. */
   refresh(name: string): Promise<Keyring>;
+}
+
+/** What an application holds: the registered targets, its keyrings, and the way for stale values it reads. */
+export interface ApplicationParts {
+  /** As registered when the application opened Keyturn. */
+  readonly targets: readonly Target[];
+  readonly keyrings: KeyringSource;
+  readonly upgrades: LazyUpgrades;
 }
 
 export interface BatchServices {

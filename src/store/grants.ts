@@ -29,6 +29,7 @@ export function grantStatements(
       `GRANT USAGE ON SCHEMA keyturn TO ${app}`,
       `GRANT SELECT ON ${keyTables} TO ${app}`,
       `GRANT SELECT, INSERT, UPDATE, DELETE ON keyturn.member, keyturn.member_keyring TO ${app}`,
+      `GRANT EXECUTE ON FUNCTION keyturn.count_lazy_upgrade TO ${app}`,
     );
   }
   if (roles.worker !== undefined) {
