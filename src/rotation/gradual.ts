@@ -26,7 +26,7 @@ export function adviseBulkRun(seen: {
   // A young key has not had a week of reads.
   const days = Math.min(7, Math.max(1, seen.keyAgeDays));
   if (seen.keyAgeDays < 1) return undefined;
-  if (seen.cellsThisWeek === 0) return 'reads have moved nothing for a week';
+  if (seen.cellsThisWeek === 0) return 'reads move nothing';
   const left = Math.ceil(seen.staleCells / (seen.cellsThisWeek / days));
   return left <= patienceDays
     ? undefined

@@ -13,6 +13,7 @@ test('the commands of this release are these and no others', () => {
       'doctor',
       'init',
       'key activate',
+      'key lazy',
       'key list',
       'key restore',
       'key retire',
@@ -28,6 +29,7 @@ test('the commands of this release are these and no others', () => {
       'status',
       'supervisor',
       'target census',
+      'target discover',
       'target list',
       'target rename',
       'verify',
@@ -49,6 +51,7 @@ describe.each(leaves)('help of $path', ({ path, options }) => {
 test('every verb that changes something takes a reason', () => {
   const changing = [
     'key activate',
+    'key lazy',
     'key restore',
     'key retire',
     'key rotate',

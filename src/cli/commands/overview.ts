@@ -202,8 +202,20 @@ function keyringLines(keyring: KeyringStatus, output: Output): readonly string[]
       .filter(([, names]) => names.length > 0)
       .map(([title, names]) => `  ${title.padEnd(13)} ${names.join(', ')}`),
     `  coverage      ${coverageWords(keyring)}`,
+    ...lazyLines(keyring.lazy),
     '',
   ];
+}
+
+/** What reads have moved, and what is left; nothing where there is no other key. */
+function lazyLines(lazy: KeyringStatus['lazy']): readonly string[] {
+  if (lazy === null || (lazy.stale_cells === 0 && lazy.rows_updated === 0)) return [];
+  const left =
+    lazy.stale_cells === null
+      ? 'how many cells are left this role cannot count'
+      : `${lazy.is_exact ? '' : 'about '}${formatCount(lazy.stale_cells)} cells left`;
+  const words = `  by reads      ${formatCount(lazy.cells_reencrypted)} cells moved, ${left}${lazy.is_on ? '' : '; switched off'}`;
+  return lazy.advice === null ? [words] : [words, `  a bulk run    is wise: ${lazy.advice}`];
 }
 
 /** What the newest run toward the active key knows. */
