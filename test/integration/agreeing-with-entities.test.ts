@@ -129,7 +129,7 @@ describe('before the first query', () => {
       'TARGET_INVALID',
       'has column type bytea, and keyturn init registered public.gift.message as text',
     ],
-    [OtherColumn, 'TARGET_INVALID', 'OtherColumn.unheard'],
+    [OtherColumn, 'TARGET_NOT_FOUND', 'OtherColumn.unheard'],
     [OtherKey, 'TARGET_INVALID', 'OtherKey'],
     [
       Unregistered,
@@ -141,7 +141,7 @@ describe('before the first query', () => {
   ] as const)
     test(`${entity.name} is refused, and both sides are named`, async () => {
       const error = await installing([entity]);
-      expect(error).toMatchObject({ code: code === 'TARGET_INVALID' ? expect.stringMatching(/^TARGET_/) : code });
+      expect(error).toMatchObject({ code });
       expect((error as Error).message).toContain(words);
     });
 
@@ -178,8 +178,12 @@ describe('a data source without Keyturn', () => {
     await bare.initialize();
     const found = await bare.manager.findOneByOrFail(Buyer, { id });
     expect(() => String(found.email)).toThrow(/Keyturn is not installed/);
-    await expect(bare.manager.insert(Buyer, { login: 'leak', email: 'leak@example.com' })).rejects.toThrow();
-    await expect(bare.manager.update(Buyer, id, { email: 'leak@example.com' })).rejects.toThrow();
+    await expect(bare.manager.insert(Buyer, { login: 'leak', email: 'leak@example.com' })).rejects.toThrow(
+      /invalid byte sequence/,
+    );
+    await expect(bare.manager.update(Buyer, id, { email: 'leak@example.com' })).rejects.toThrow(
+      /invalid byte sequence/,
+    );
     await bare.destroy();
     expect(await shop.query(`SELECT 1 FROM buyer WHERE email NOT LIKE 'kt1.%'`)).toEqual([]);
   });
