@@ -1,7 +1,7 @@
 // The operator's verb on lazy upgrades: the switch of a keyring, its rate and its sample. And what status tells of them:
 // what reads have moved, what is left, and when a bulk run is wise.
 import { formatOf } from '../engine/cells-of-target.js';
-import { KeyturnError } from '../errors.js';
+import { isKeyturnError, KeyturnError } from '../errors.js';
 import type { StoredKey, StoredKeyring } from '../keys/key-store.js';
 import { adviseBulkRun } from '../rotation/gradual.js';
 import { estimateStale } from '../store/census.js';
@@ -116,7 +116,8 @@ async function staleCellsOf(
       isExact &&= stale.isExact;
     }
   } catch (error) {
-    if (error instanceof KeyturnError && error.code === 'DATABASE_ERROR') return undefined;
+    // Tables that this role may not read, or that have lost what their envelopes need: doctor says so, status goes on.
+    if (isKeyturnError(error) && error.code !== 'DATABASE_UNAVAILABLE') return undefined;
     throw error;
   }
   return { cells, isExact };

@@ -32,12 +32,15 @@ export class EncryptingInsertQueryBuilder<Entity extends ObjectLiteral> extends 
     const encryption = this.#encryption();
     if (encryption === undefined) return super.execute();
     const { entity } = encryption;
-    if (this.expressionMap.insertFromSelect !== undefined)
+    if (this.expressionMap.insertFromSelect !== undefined) {
+      const copied = super.getInsertedColumns();
+      if (!entity.properties.some(({ metadata }) => copied.includes(metadata))) return super.execute();
       throw new KeyturnError(
         'VALUE_INVALID',
         `INSERT … SELECT would copy values of ${entity.name} that are bound to other rows; insert the entities`,
         { entity: entity.name },
       );
+    }
     try {
       if (!this.#needsGuard(entity)) {
         this.#foundKeys = await this.#makeKeys(entity, this.queryRunner);
@@ -119,7 +122,7 @@ export class EncryptingInsertQueryBuilder<Entity extends ObjectLiteral> extends 
   protected override getInsertedColumns(): ColumnMetadata[] {
     const columns = super.getInsertedColumns();
     const entity = this.#encryption()?.entity;
-    if (entity?.isRowBound !== true) return columns;
+    if (entity?.isRowBound !== true || this.expressionMap.insertFromSelect !== undefined) return columns;
     return [...columns, ...entity.keyColumns.filter((column) => !columns.includes(column))];
   }
 

@@ -184,6 +184,51 @@ describe('writing', () => {
     expect(await manager.findOneByOrFail(Buyer, { login: one.login })).toMatchObject({ email: null });
   });
 
+  test('an insert that names its columns, or ignores conflicts, still names the row’s key', async () => {
+    const { manager } = orm.dataSource;
+    const login = `login-${++logins}`;
+    const insert = manager.createQueryBuilder().insert().into(Buyer, ['login', 'email', 'version']);
+    await insert.values({ login, email: 'named', tag: 'left out' }).execute();
+    expect(await manager.findOneByOrFail(Buyer, { login })).toMatchObject({ email: 'named', tag: null });
+    await manager.createQueryBuilder().insert().into(Buyer).values({ login, email: 'again' }).orIgnore().execute();
+    expect(await manager.findOneByOrFail(Buyer, { login })).toMatchObject({ email: 'named' });
+  });
+
+  test('values that would be copied from other rows are refused', async () => {
+    const { manager } = orm.dataSource;
+    const copy = manager
+      .createQueryBuilder()
+      .insert()
+      .into(Gift, ['code', 'message'])
+      .valuesFromSelect((query) => query.select('code || $$2$$').addSelect('message').from(Gift, 'g'));
+    expect(await errorOf(() => copy.execute())).toMatchObject({ code: 'VALUE_INVALID' });
+    await manager.insert(Gift, { code: 'C 1', message: 'one' });
+    const harmless = manager
+      .createQueryBuilder()
+      .insert()
+      .into(Buyer, ['login', 'version'])
+      .valuesFromSelect((query) => query.select('$$copied$$').addSelect('1').from(Gift, 'g').where(`g.code = 'C 1'`));
+    await harmless.execute();
+    expect(await manager.countBy(Buyer, { login: 'copied' })).toBe(1);
+    expect(await errorOf(() => manager.increment(Buyer, { login: 'x' }, 'score', 1))).toMatchObject({
+      code: 'VALUE_INVALID',
+    });
+  });
+
+  test('an update of more rows than one statement takes is refused, and changes none', async () => {
+    const { manager } = orm.dataSource;
+    await shop.query(`INSERT INTO buyer (login, version) SELECT 'bulk-' || n, 1 FROM generate_series(1, 1001) n`);
+    const all = manager.createQueryBuilder().update(Buyer).set({ email: 'all' }).where(`login LIKE 'bulk-%'`);
+    expect(await errorOf(() => all.execute())).toMatchObject({
+      code: 'VALUE_INVALID',
+      message: expect.stringContaining('more than 1000 rows'),
+    });
+    const most = manager.createQueryBuilder().update(Buyer).set({ email: 'most' }).where(`login LIKE 'bulk-1%'`);
+    const { affected } = await most.execute();
+    expect(await manager.countBy(Buyer, { login: Like('bulk-%'), email: Not(IsNull()) })).toBe(affected);
+    await shop.query(`DELETE FROM buyer WHERE login LIKE 'bulk-%'`);
+  });
+
   test('an SQL expression for an encrypted property is refused', async () => {
     const work = orm.dataSource.manager
       .createQueryBuilder()
@@ -324,6 +369,20 @@ describe('reading', () => {
       .take(1)
       .getOneOrFail();
     expect(built).toMatchObject({ email: 'owner', purchases: [{ note: 'a book' }] });
+  });
+
+  test('a join that is mapped without a relation is opened by hand', async () => {
+    const { manager } = orm.dataSource;
+    const saved = await manager.save(buyer({ email: 'mapped', purchases: [manager.create(Purchase, { note: 'p' })] }));
+    const loaded = await manager
+      .createQueryBuilder(Buyer, 'b')
+      .leftJoinAndMapOne('b.latest', Purchase, 'p', 'p.buyer_id = b.id')
+      .where('b.id = :id', { id: saved.id })
+      .getOneOrFail();
+    const { latest } = loaded as Buyer & { latest: Purchase };
+    expect(() => `${latest.note}`).toThrow(/Purchase.note was loaded but not decrypted/);
+    await orm.installed.open(Purchase, [latest]);
+    expect(latest.note).toBe('p');
   });
 
   test('single table inheritance: each child has its own properties, through the parent too', async () => {
