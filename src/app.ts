@@ -4,6 +4,8 @@ import { createRootOpener, requireDatabaseUrl, startMember, troubleLogger } from
 import { loadConfig, loadConnectionConfig, type ConfigFile, type Environment } from './config.js';
 import { noConfigFile, type OpenControlFunction } from './control/context.js';
 import { createColumn, type Column } from './engine/column.js';
+import { startLazyUpgrades } from './engine/lazy-upgrade.js';
+import type { ApplicationParts } from './engine/services.js';
 import { KeyturnError } from './errors.js';
 import type { RootKeyProvider } from './keys/roots/root-key.js';
 import { targetTitle } from './rotation/target.js';
@@ -36,7 +38,9 @@ export const openControl: OpenControlFunction = (options) => {
 export interface Keyturn {
   /** Throws TARGET_NOT_FOUND. `column` is the column's name, `column.path` for a jsonb path. */
   column(table: string, column: string): Column;
-  /** Leaves the membership and closes the connections. Safe twice. */
+  /** What an integration with an ORM is built of; applications need `column`. */
+  readonly parts: ApplicationParts;
+  /** Writes the lazy upgrades that are queued (two seconds at most), leaves the membership and closes the connections. Safe twice. */
   close(): Promise<void>;
 }
 
@@ -74,12 +78,19 @@ export async function openKeyturn(options: OpenKeyturnOptions = {}): Promise<Key
     await member.close();
     throw error;
   });
+  const upgrades = startLazyUpgrades({
+    database: member.database,
+    keyrings: member.membership,
+    memberId: member.membership.id,
+    onTrouble: troubleLogger(log),
+  });
   let closed: Promise<void> | undefined;
   return {
+    parts: { targets, keyrings: member.membership, upgrades },
     column(table, column) {
       const wanted = table.includes('.') ? table : `public.${table}`;
       const target = targets.find((candidate) => targetTitle(candidate) === wanted);
-      if (target !== undefined) return createColumn(member.membership, target, column);
+      if (target !== undefined) return createColumn(member.membership, target, column, upgrades);
       throw new KeyturnError(
         'TARGET_NOT_FOUND',
         `there is no target "${table}"; registered: ${targets.map(targetTitle).join(', ') || 'none'}; add it to keyturn.yaml and run: keyturn init`,
@@ -87,7 +98,7 @@ export async function openKeyturn(options: OpenKeyturnOptions = {}): Promise<Key
       );
     },
     close() {
-      closed ??= member.close();
+      closed ??= upgrades.close().then(() => member.close());
       return closed;
     },
   };

@@ -16,6 +16,7 @@ import { nextCommand, nothingToDo } from './next-command.js';
 import { findRunners, listRuns, type RunReport } from './runs.js';
 import { findScheduleReport, type ScheduleReport } from './schedules.js';
 import { readPaceReport, type PaceReport } from './pace.js';
+import { lazyStatusOf, type LazyStatus } from './lazy-upgrades.js';
 
 export interface KeyringStatus {
   readonly keyring: string;
@@ -32,6 +33,8 @@ export interface KeyringStatus {
   /** Cells that failed and are not resolved. */
   readonly cells_in_quarantine: number;
   readonly schedule: ScheduleReport | null;
+  /** What reads have moved to the active key, and what is left. */
+  readonly lazy: LazyStatus | null;
   readonly next: string;
 }
 
@@ -110,11 +113,12 @@ async function keyringStatus(
   const quarantined = await countUnresolved(database, keyring.id);
   const schedule = await findScheduleReport(database, keyring.id);
   const targets = (await listRegistered(database)).filter((target) => target.keyringId === keyring.id).length;
+  const ageDays = typeof rows[0]?.[0] === 'number' ? rows[0][0] : undefined;
   return {
     keyring: keyring.name,
     generation: keyring.generation,
     active_key: active === undefined ? null : keyTitle(keyring.name, active),
-    active_key_age_days: typeof rows[0]?.[0] === 'number' ? Math.round(rows[0][0] * 10) / 10 : null,
+    active_key_age_days: ageDays === undefined ? null : Math.round(ageDays * 10) / 10,
     staged_key: staged === undefined ? null : keyTitle(keyring.name, staged),
     decrypt_only_keys: decryptOnly.map((key) => keyTitle(keyring.name, key)),
     retired_keys: keyring.keys.filter((key) => key.state === 'retired').map((key) => keyTitle(keyring.name, key)),
@@ -126,6 +130,7 @@ async function keyringStatus(
         : { run_id: lastRun.id, state: lastRun.state, verified_at: lastRun.verifiedAt?.toISOString() ?? null },
     cells_in_quarantine: quarantined,
     schedule: schedule ?? null,
+    lazy: active === undefined ? null : await lazyStatusOf(context, keyring, active, ageDays ?? 0),
     next:
       commandBesideSchedule(schedule) ??
       nextCommand({

@@ -38,12 +38,15 @@ export function createCellBuilder(target: Target, cluster: string): CellBuilder 
   return {
     cellsOf(key, scope) {
       const tenant = tenantOf(scope);
-      const row = encodeRowKey(target.key.map((column, part) => ({ tag: column.tag, text: key[part] ?? '' })));
+      // Needed by row-bound columns alone.
+      let encoded: Buffer | undefined;
+      const rowOf = (): Buffer =>
+        (encoded ??= encodeRowKey(target.key.map((column, part) => ({ tag: column.tag, text: key[part] ?? '' }))));
       return (position) => {
         const column = columns[position];
         if (column === undefined) throw new Error(`target ${targetTitle(target)} has no column ${position}`);
         return {
-          address: { tenant, target: targetBytes, column: column.bytes, row: column.isRowBound ? row : undefined },
+          address: { tenant, target: targetBytes, column: column.bytes, row: column.isRowBound ? rowOf() : undefined },
           format: column.format,
           storage: column.storage,
         };

@@ -8,6 +8,7 @@ import type { Stored } from '../formats/format.js';
 import type { KeyId } from '../crypto/value-key.js';
 import { targetTitle, type KeyColumn, type RowKey, type Target } from '../rotation/target.js';
 import { createCellBuilder } from './cells-of-target.js';
+import type { LazyUpgrades } from './lazy-upgrade.js';
 import type { KeyringSource } from './services.js';
 
 /** One key value: integers as number, bigint or decimal text; UUIDs and text as string. */
@@ -36,10 +37,20 @@ export interface Column<Plaintext extends string | Buffer = string | Buffer> {
   encrypt(row: RowAddress, plaintext: string | Uint8Array): Promise<Stored>;
   /** Throws DECRYPT_FAILED for whatever does not decrypt at this cell, KEY_NOT_HELD for a key this process cannot get. */
   decrypt(row: RowAddress, stored: Stored): Promise<DecryptedValue<Plaintext>>;
+  /**
+   * After a decrypt that gave `stale: true`, and outside your transaction: the row is brought to the active key soon, by a
+   * lazy upgrade. Throws VALUE_INVALID for an address that does not fit; whether the write succeeds is not told.
+   */
+  upgrade(row: Pick<RowAddress, 'pk'>): void;
 }
 
 /** Throws TARGET_NOT_FOUND when the target has no such column. */
-export function createColumn(keyrings: KeyringSource, target: Target, columnName: string): Column {
+export function createColumn(
+  keyrings: KeyringSource,
+  target: Target,
+  columnName: string,
+  upgrades: Pick<LazyUpgrades, 'offer'>,
+): Column {
   const position = target.columns.findIndex((column) => column.name === columnName);
   const column = target.columns[position];
   const title = `${targetTitle(target)}.${columnName}`;
@@ -81,6 +92,7 @@ export function createColumn(keyrings: KeyringSource, target: Target, columnName
       const { plaintext, keyId, stale } = await decryptOrRefresh(keyrings, target, cell, stored);
       return { plaintext: isText ? textOf(title, plaintext) : plaintext, keyId, stale };
     },
+    upgrade: (row) => upgrades.offer(target, keyTextOf(target, row.pk)),
   };
 }
 
@@ -199,7 +211,8 @@ function partText(title: string, column: Pick<KeyColumn, 'name' | 'tag'>, value:
   );
 }
 
-function scopeTextOf(target: Target, row: RowAddress): string | null {
+/** The tenant as PostgreSQL prints it, null for none. Throws VALUE_INVALID. */
+export function scopeTextOf(target: Target, row: Pick<RowAddress, 'scope'>): string | null {
   const title = targetTitle(target);
   if (target.scope === undefined) {
     if (row.scope === undefined) return null;

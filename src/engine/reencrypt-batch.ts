@@ -25,13 +25,14 @@ import { exceedsShare, mayGoOn, mostSliceRows, type Standing } from '../rotation
 import type { RowKey, Target } from '../rotation/target.js';
 import { advanceIfLeased, finishIfLeased, insertBatch, type CellList, type ClaimedBatch } from '../store/batches.js';
 import type { CellRow } from '../store/cell-row.js';
-import { createCellStore, sliceSettings, type CellStore, type Positions } from '../store/cells.js';
+import { createCellStore, sliceSettings, type CellStore } from '../store/cells.js';
 import { sqlstateOf, type Queryable } from '../store/database.js';
 import { hasUnresolved, quarantineCells, type QuarantinedCell } from '../store/quarantine.js';
 import { getTarget } from '../store/registry.js';
 import { Blocked, LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
 import { rest } from './rest.js';
 import { resolveSettled } from './resolve-settled.js';
+import { rewriteRows } from './rewrite-rows.js';
 import type { BatchEnd, BatchServices, SliceReport } from './services.js';
 import { splitBatch } from './split-batch.js';
 import { cellCodes, treatRows, type TreatedRows } from './treat-rows.js';
@@ -365,20 +366,11 @@ async function write(visit: Visit, slice: PreparedSlice): Promise<Written> {
 
 async function writeIn(client: Queryable, visit: Visit, slice: PreparedSlice, startedAt: number): Promise<Written> {
   const { services, batch, store } = visit;
-  const { stale, replacements } = slice.treated;
-  let rewritten: Positions = 'all';
-  if (batch.kind !== 'dry_run' && stale.length > 0) {
-    const locked = await store.lockUnlessBusy(client, replacements);
-    await services.reachPoint('batch.before_update');
-    rewritten =
-      locked !== 'all' && locked.size === 0 ? locked : await store.replaceIfUnchanged(client, replacements, locked);
-  }
-  return settle(client, visit, slice, { unwritten: missingFrom(rewritten, stale), refusedFor: undefined, startedAt });
-}
-
-/** `rewritten`: positions among the stale rows. */
-function missingFrom(rewritten: Positions, stale: readonly number[]): ReadonlySet<number> {
-  return rewritten === 'all' ? new Set() : new Set(stale.filter((_, position) => !rewritten.has(position)));
+  const unwritten =
+    batch.kind === 'dry_run'
+      ? new Set<number>()
+      : await rewriteRows(client, store, slice.treated, () => services.reachPoint('batch.before_update'));
+  return settle(client, visit, slice, { unwritten, refusedFor: undefined, startedAt });
 }
 
 interface Settlement {

@@ -2,7 +2,9 @@
 import type { Keyring } from '../keys/keyring.js';
 import type { Outcome } from '../rotation/outcome.js';
 import type { RunKind } from '../rotation/run.js';
+import type { Target } from '../rotation/target.js';
 import type { Database } from '../store/database.js';
+import type { LazyUpgrades } from './lazy-upgrade.js';
 
 /** Named points inside a batch; a crash test ends the process when one is reached. */
 export type BatchPoint =
@@ -36,6 +38,14 @@ export interface SliceReport {
   readonly readMs: number;
   readonly cryptoMs: number;
   readonly writeMs: number;
+}
+
+/** What an application holds: the registered targets, its keyrings, and the way for stale values it reads. */
+export interface ApplicationParts {
+  /** As registered when the application opened Keyturn. */
+  readonly targets: readonly Target[];
+  readonly keyrings: KeyringSource;
+  readonly upgrades: LazyUpgrades;
 }
 
 export interface BatchServices {

@@ -37,6 +37,11 @@ const maxTimeoutTries = 2;
 /** A batch that was handed back so often needs somebody, or is split where its rows may be the trouble. */
 export const maxAttempts = 5;
 
+/** The data of a row is what the database refuses. */
+export function isDataState(sqlstate: string): boolean {
+  return dataClasses.has(sqlstate.slice(0, 2));
+}
+
 export function isLockState(sqlstate: string): boolean {
   return lockStates.has(sqlstate);
 }
@@ -48,8 +53,8 @@ export function judgeSlice({ sqlstate, rows, tries, attempts }: FailedSlice): Sl
     if (tries < maxTimeoutTries) return 'repeat';
     return rows > 1 ? 'split' : 'quarantine';
   }
+  if (isDataState(sqlstate)) return rows > 1 ? 'narrow' : 'quarantine';
   const sqlClass = sqlstate.slice(0, 2);
-  if (dataClasses.has(sqlClass)) return rows > 1 ? 'narrow' : 'quarantine';
   if (generalClasses.has(sqlClass) || attempts + 1 < maxAttempts) return 'hand back';
   return rows > 1 ? 'split' : 'quarantine';
 }

@@ -10,6 +10,8 @@ export interface CatalogColumn {
   readonly maxLength: number | undefined;
   readonly isGenerated: boolean;
   readonly isDomain: boolean;
+  /** GENERATED ALWAYS AS IDENTITY: only the database can make its values. */
+  readonly isAlwaysIdentity: boolean;
   readonly hasDefault: boolean;
   /** Its collation may call different texts equal. */
   readonly isLooselyCollated: boolean;
@@ -113,13 +115,24 @@ export async function findTable(
 async function listColumns(database: Queryable, oid: number): Promise<readonly CatalogColumn[]> {
   const { rows } = await database.query(
     `SELECT a.attnum, a.attname, format_type(a.atttypid, NULL), a.atttypmod, a.attgenerated <> '', t.typtype = 'd', a.atttypid = 'varchar'::regtype,
-       a.atthasdef AND a.attgenerated = '', NOT coalesce(l.collisdeterministic, true)
+       a.atthasdef AND a.attgenerated = '', NOT coalesce(l.collisdeterministic, true), a.attidentity = 'a'
      FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`,
     [oid],
   );
   return rows.map(
-    ([attribute, name, type, modifier, isGenerated, isDomain, isVarchar, hasDefault, isLooselyCollated]) => ({
+    ([
+      attribute,
+      name,
+      type,
+      modifier,
+      isGenerated,
+      isDomain,
+      isVarchar,
+      hasDefault,
+      isLooselyCollated,
+      isAlwaysIdentity,
+    ]) => ({
       attribute: Number(attribute),
       name: String(name),
       type: String(type),
@@ -127,6 +140,7 @@ async function listColumns(database: Queryable, oid: number): Promise<readonly C
       maxLength: isVarchar === true && Number(modifier) > 4 ? Number(modifier) - 4 : undefined,
       isGenerated: isGenerated === true,
       isDomain: isDomain === true,
+      isAlwaysIdentity: isAlwaysIdentity === true,
       hasDefault: hasDefault === true,
       isLooselyCollated: isLooselyCollated === true,
     }),

@@ -79,6 +79,35 @@ export async function countNaming(
   };
 }
 
+/** Tables up to so many pages are counted, larger ones sampled at about so many. */
+const pagesToRead = 1_000;
+
+/** Cells of a target that name another key than this one. Reads a bounded number of pages, whatever the table's size. */
+export async function estimateStale(
+  client: Queryable,
+  target: Target,
+  key: ValueKeyName,
+  formatOf: FormatOf,
+): Promise<{ readonly cells: number; readonly isExact: boolean }> {
+  const { rows: sizes } = await client.query(
+    `SELECT greatest(pg_relation_size($1::oid), (SELECT coalesce(sum(pg_relation_size(relid)), 0) FROM pg_partition_tree($1::oid::regclass)))
+       / current_setting('block_size')::int`,
+    [target.tableOid],
+  );
+  const pages = Number(sizes[0]?.[0]);
+  const isExact = pages <= pagesToRead;
+  const percent = isExact ? 100 : (100 * pagesToRead) / pages;
+  const stale = target.columns.map((column) => {
+    const cell = cellExpression(column);
+    const names = formatOf(target, column).sqlNamesKey(cell, storage(column), key);
+    return `count(*) FILTER (WHERE ${cell} IS NOT NULL AND ${names} IS NOT TRUE)`;
+  });
+  const { rows } = await client.query(
+    `SELECT ${stale.join(' + ')} FROM ${tableName(target)} t${isExact ? '' : ` TABLESAMPLE SYSTEM (${percent})`}`,
+  );
+  return { cells: Math.round((Number(rows[0]?.[0]) * 100) / percent), isExact };
+}
+
 export interface StrayCount {
   readonly table: string;
   readonly column: string;

@@ -34,6 +34,7 @@ export interface TableGrant {
 const keyTables =
   'keyturn.cluster, keyturn.root_key, keyturn.keyring, keyturn.data_key, keyturn.data_key_wrap, keyturn.target, keyturn.target_column, keyturn.migration';
 const memberFunctions = 'FUNCTION keyturn.beat(jsonb, jsonb), keyturn.leave(uuid)';
+const lazyUpgradeFunction = 'FUNCTION keyturn.count_lazy_upgrade';
 
 export function grantsFor(roles: GrantedRoles, targets: readonly GrantedTarget[]): Grants {
   return {
@@ -52,6 +53,7 @@ function appGrants(role: string | undefined): readonly string[] {
     `GRANT USAGE ON SCHEMA keyturn TO ${app}`,
     `GRANT SELECT ON ${keyTables} TO ${app}`,
     `GRANT EXECUTE ON ${memberFunctions} TO ${app}`,
+    `GRANT EXECUTE ON ${lazyUpgradeFunction} TO ${app}`,
   ];
 }
 

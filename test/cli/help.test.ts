@@ -15,6 +15,7 @@ test('the commands of this release are these and no others', () => {
       'doctor',
       'init',
       'key activate',
+      'key lazy',
       'key list',
       'key restore',
       'key retire',
@@ -45,6 +46,7 @@ test('the commands of this release are these and no others', () => {
       'status',
       'supervisor',
       'target census',
+      'target discover',
       'target list',
       'target rename',
       'verify',
@@ -67,6 +69,7 @@ test('every verb that changes something takes a reason', () => {
   const changing = [
     'init',
     'key activate',
+    'key lazy',
     'key restore',
     'key retire',
     'key rotate',

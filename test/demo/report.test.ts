@@ -21,6 +21,7 @@ const complete: Evidence = {
   },
   counts: { byBatches: counts, byLedger: counts },
   reads: { checked: 900, mismatches: 0, examples: [] },
+  lazy: { rows: 40, cells: 90 },
   writes: { acknowledged: 400 },
   finalCheck: { checked: 6_000, mismatches: 0, examples: [], lost: 0 },
   deepVerify: { run: 2, state: 'succeeded', cells: 6_000 },
@@ -61,6 +62,9 @@ const missing: Readonly<Record<string, Readonly<Record<string, Partial<Evidence>
         examples: [{ id: 17, column: 'email', expectedSeq: 4, seen: 3 }],
       },
     },
+  },
+  'lazy upgrades': {
+    'no read moved its row': { lazy: { rows: 0, cells: 0 } },
   },
   writes: {
     'nothing was written': { writes: { acknowledged: 0 } },

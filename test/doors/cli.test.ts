@@ -236,6 +236,8 @@ describe('--json', () => {
       `UPDATE keyturn.run SET state = 'succeeded', finished_at = clock_timestamp(), verified_at = clock_timestamp() WHERE id = 1`,
     );
     expect(await tell('run watch', '1')).toMatchObject({ run_id: 1, state: 'succeeded' });
+    expect(await tell('key lazy', 'off', '--reason', 'busy')).toMatchObject({ lazy_upgrades: 'off', sample: 1 });
+    expect(await tell('target discover')).toMatchObject({ discoveries: [], unread: [] });
     expect(await tell('status')).toMatchObject({
       keyrings: [{ active_key: 'customers v2 (id 2)' }],
       next: 'keyturn key retire 1 --keyring customers',

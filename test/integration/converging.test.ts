@@ -443,7 +443,7 @@ describe('members', () => {
     return {
       membership,
       database,
-      email: createColumn(membership, target, 'email'),
+      email: createColumn(membership, target, 'email', { offer: () => undefined }),
       reads: () => reads,
       async close() {
         await membership.close();

@@ -64,7 +64,7 @@ async function heartbeat(): Promise<Record<string, unknown> | undefined> {
 test('an outage stops starts, never a member: it reads and writes, its heart beats, and it takes up new keys when the provider is back', async () => {
   const [target] = await listTargets(database);
   if (target === undefined) throw new Error('the shop has no target');
-  const email = createColumn(membership, target, 'email');
+  const email = createColumn(membership, target, 'email', { offer: () => undefined });
   const stored = await email.encrypt(here, 'before the outage');
   const before = await heartbeat();
   expect(before).toMatchObject({ held: [1], roots: [1] });

@@ -223,6 +223,7 @@ describe('what each role can not do', () => {
     data_key_wrap: { app: 'r', worker: 'r', auditor: 'r' },
     expected_member: { app: '', worker: 'r', auditor: 'r' },
     keyring: { app: 'r', worker: 'r', auditor: 'r' },
+    lazy_upgrade: { app: '', worker: 'r', auditor: 'r' },
     leadership: { app: '', worker: 'arw', auditor: 'r' },
     ledger: { app: '', worker: 'ar', auditor: 'r' },
     member: { app: '', worker: 'dr', auditor: 'r' },
@@ -255,7 +256,8 @@ describe('what each role can not do', () => {
     expect(found).toEqual(rights);
   });
 
-  test('no role but the owner uses a sequence, and only member functions are open to application and worker', async () => {
+  test('no role but the owner uses a sequence, and functions are open to application and worker only as named', async () => {
+    const open = { app: ['beat', 'count_lazy_upgrade', 'leave'], worker: ['beat', 'leave'], auditor: [] };
     for (const role of ['app', 'worker', 'auditor'] as const) {
       const sequences = await query(
         `SELECT relname FROM pg_class WHERE relnamespace = 'keyturn'::regnamespace AND CASE WHEN relkind = 'S' THEN has_sequence_privilege($1, oid, 'USAGE, SELECT, UPDATE') END`,
@@ -266,7 +268,7 @@ describe('what each role can not do', () => {
         `SELECT proname FROM pg_proc WHERE pronamespace = 'keyturn'::regnamespace AND prorettype <> 'trigger'::regtype AND has_function_privilege($1, oid, 'EXECUTE') ORDER BY 1`,
         [roles[role].name],
       );
-      expect(functions.map(({ proname }) => proname)).toEqual(role === 'auditor' ? [] : ['beat', 'leave']);
+      expect(functions.map(({ proname }) => proname)).toEqual(open[role]);
     }
   });
 
@@ -275,7 +277,7 @@ describe('what each role can not do', () => {
       `SELECT proname, proconfig FROM pg_proc WHERE pronamespace = 'keyturn'::regnamespace AND prosecdef ORDER BY 1`,
     );
     expect(functions).toEqual(
-      ['beat', 'chain_audit', 'leave'].map((proname) => ({
+      ['beat', 'chain_audit', 'count_lazy_upgrade', 'leave'].map((proname) => ({
         proname,
         proconfig: ['search_path=pg_catalog, pg_temp'],
       })),

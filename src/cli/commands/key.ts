@@ -19,6 +19,7 @@ import type { Output } from '../output.js';
 import { staffFor, type Waiting } from '../staff.js';
 import { countOf, formatCount, formatTime, tableLines } from '../table.js';
 import { localOption } from './reencrypt.js';
+import { addLazyCommand } from './lazy.js';
 
 interface KeyOptions {
   readonly keyring?: string;
@@ -205,6 +206,8 @@ export function addKeyCommands(program: Command, cli: Cli): void {
       exits: { 3: 'no such key', 4: 'the key is not retired' },
     },
   );
+
+  addLazyCommand(key, cli);
 }
 
 /** Options of every verb that changes a keyring. */

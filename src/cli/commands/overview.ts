@@ -225,6 +225,7 @@ function keyringLines(keyring: KeyringStatus, output: Output): readonly string[]
       .map(([title, names]) => `  ${title.padEnd(13)} ${names.join(', ')}`),
     `  coverage      ${coverageWords(keyring)}`,
     ...(keyring.schedule === null ? [] : [`  schedule      ${scheduleWords(keyring.schedule)}`]),
+    ...lazyLines(keyring.lazy),
     '',
   ];
 }
@@ -238,6 +239,17 @@ function scheduleWords({ latest, next_at }: NonNullable<KeyringStatus['schedule'
   const over = latest.over_by === null ? '' : `, to be over by ${formatTime(latest.over_by)}`;
   const waits = latest.waits_for === null ? '' : `; waits: ${latest.waits_for}`;
   return `rotation of ${formatTime(latest.due_at)} is ${latest.state}${until}${over}${latest.is_late ? ', late' : ''}${waits}`;
+}
+
+/** What reads have moved, and what is left; nothing where there is no other key. */
+function lazyLines(lazy: KeyringStatus['lazy']): readonly string[] {
+  if (lazy === null || (lazy.stale_cells === 0 && lazy.rows_updated === 0)) return [];
+  const left =
+    lazy.stale_cells === null
+      ? 'how many cells are left this role cannot count'
+      : `${lazy.is_exact ? '' : 'about '}${formatCount(lazy.stale_cells)} cells left`;
+  const words = `  by reads      ${formatCount(lazy.cells_reencrypted)} cells moved, ${left}${lazy.is_on ? '' : '; switched off'}`;
+  return lazy.advice === null ? [words] : [words, `  a bulk run    is wise: ${lazy.advice}`];
 }
 
 /** What the newest run toward the active key knows. */

@@ -1,5 +1,6 @@
-// target list, census, rename.
+// target list, discover, census, rename.
 import type { Command } from 'commander';
+import { discoverTargets } from '../../control/discover.js';
 import { listTargetListings, renameTargetTo, takeCensus } from '../../control/targets.js';
 import type { Cli } from '../cli.js';
 import { teach } from '../help.js';
@@ -34,6 +35,25 @@ export function addTargetCommands(program: Command, cli: Cli): void {
     {
       changes: 'nothing.',
       examples: [['keyturn target list', 'targets are registered by keyturn init, from keyturn.yaml']],
+    },
+  );
+
+  teach(
+    target
+      .command('discover')
+      .description('Look for encrypted columns in the whole database and print a keyturn.yaml for them.')
+      .option('--json', 'print one JSON object')
+      .action((options: { json?: true }) =>
+        cli.run({ isJson: options.json, file: 'none', anySchema: true }, async ({ context, output }) => {
+          const report = await discoverTargets(context);
+          if (report.unread.length > 0) output.note(`not readable for this role: ${report.unread.join(', ')}`);
+          output.report(report, () => report.config.trimEnd().split('\n'));
+        }),
+      ),
+    {
+      changes:
+        'nothing. Reads a few hundred rows of each table in read-only transactions and shows names and counts, never values. Envelopes, Fernet tokens and PGP messages are recognised; AES-CBC (typeorm-encrypted) and AES-GCM are guessed, and stand as comments.',
+      examples: [['keyturn target discover > keyturn.yaml', 'read it before keyturn init; works before init, too']],
     },
   );
 

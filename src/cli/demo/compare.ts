@@ -38,7 +38,9 @@ export class Comparison {
   async #read(row: SelectedRow, column: ColumnName): Promise<{ plaintext: string; failure?: string }> {
     try {
       const address = { pk: row.id, scope: tenantOf(row.id) };
-      const { plaintext } = await this.#app.column(column).decrypt(address, storedValueOf(row, column));
+      const { plaintext, stale } = await this.#app.column(column).decrypt(address, storedValueOf(row, column));
+      // The gradual mode beside the bulk run: what is read moves, too.
+      if (stale) this.#app.column(column).upgrade(address);
       return { plaintext: plaintext.toString() };
     } catch (error) {
       if (isKeyturnError(error)) return { plaintext: '', failure: error.code };

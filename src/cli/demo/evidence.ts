@@ -1,6 +1,7 @@
 // What the report rests on, read from the database when all is over: counts of batches and ledger, key names in the
 // cells, `updated_at`, the old key.
 import type { ControlContext } from '../../control/context.js';
+import { readStatus } from '../../control/status.js';
 import { listKeys } from '../../control/keys.js';
 import { takeCensus } from '../../control/targets.js';
 import { keyringName, tableName } from './customers.js';
@@ -52,6 +53,13 @@ export async function countNaming(context: ControlContext, keyId: number): Promi
   const sum = (isWanted: boolean): number =>
     lines.filter((line) => (line.key_id === keyId) === isWanted).reduce((total, line) => total + line.cells, 0);
   return { named: sum(true), others: sum(false) };
+}
+
+/** What reads have moved to the active key. */
+export async function countLazyUpgrades(context: ControlContext): Promise<{ rows: number; cells: number }> {
+  const { keyrings } = await readStatus(context);
+  const lazy = keyrings.find(({ keyring }) => keyring === keyringName)?.lazy;
+  return { rows: lazy?.rows_updated ?? 0, cells: lazy?.cells_reencrypted ?? 0 };
 }
 
 /** Rows whose `updated_at` is not when the application last wrote them, by its own record. */

@@ -15,6 +15,8 @@ export interface Evidence {
   readonly killed: KilledWorker;
   readonly killedBatch: BatchLedger;
   readonly counts: RunCounts;
+  /** What reads moved beside the run. */
+  readonly lazy: { readonly rows: number; readonly cells: number };
   readonly reads: ReadCounts;
   readonly writes: { readonly acknowledged: number };
   readonly finalCheck: CheckCounts;
@@ -65,6 +67,11 @@ export function proofsOf(seen: Evidence): readonly Proof[] {
       name: 'reads',
       holds: reads.checked > 0 && reads.mismatches === 0,
       words: `${plural(reads.checked, 'cell')} read and compared meanwhile, ${plural(reads.mismatches, 'mismatch', 'mismatches')}${examplesOf(reads.examples)}`,
+    },
+    {
+      name: 'lazy upgrades',
+      holds: seen.lazy.rows > 0 && seen.lazy.cells >= seen.lazy.rows,
+      words: `${plural(seen.lazy.cells, 'cell')} in ${plural(seen.lazy.rows, 'row')} moved because they were read, beside the run`,
     },
     {
       name: 'writes',
@@ -155,6 +162,7 @@ export function reportAsObject(seen: Evidence): Record<string, unknown> {
     },
     conflicted: seen.counts.byBatches.conflicted,
     reads: seen.reads,
+    lazy_upgrades: seen.lazy,
     writes: { acknowledged: seen.writes.acknowledged, lost: seen.finalCheck.lost },
     final_check: seen.finalCheck,
     deep_verify: seen.deepVerify,

@@ -7,7 +7,14 @@ import { findRunners, orderRun, watchRun, type RunReport } from '../../control/r
 import { isKeyturnError, KeyturnError } from '../../errors.js';
 import type { Service } from './crew.js';
 import { columnNames, keyringName, shopTables } from './customers.js';
-import { countNaming, countTouchedRows, readKey, readQueuePrefix, readRunCounts } from './evidence.js';
+import {
+  countLazyUpgrades,
+  countNaming,
+  countTouchedRows,
+  readKey,
+  readQueuePrefix,
+  readRunCounts,
+} from './evidence.js';
 import { guideTraffic, type Applications } from './guide-traffic.js';
 import { killWorkerInBatch, readBatchLedger, type BatchLedger, type KilledWorker } from './kill-worker.js';
 import type { CheckCounts, ReadCounts, RowRange, WriteCounts } from './messages.js';
@@ -54,6 +61,7 @@ export async function tellStory(stage: Stage): Promise<Evidence> {
     killedBatch: moved.killedBatch,
     counts: await readRunCounts(context, moved.report.run_id),
     ...checked,
+    lazy: await countLazyUpgrades(context),
     naming: await countNaming(context, newKey.id),
     rowsWithChangedUpdatedAt: await countTouchedRows(context),
     phases: narrator.phases,

@@ -43,7 +43,10 @@ export const controlSchemaStatements: readonly string[] = [
   root_uris text[] NOT NULL,
   cryptoperiod_days integer NOT NULL DEFAULT 90 CHECK (cryptoperiod_days > 0),
   generation bigint NOT NULL DEFAULT 1,
-  created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  lazy_is_on boolean NOT NULL DEFAULT true,
+  lazy_rows_per_second integer NOT NULL DEFAULT 500 CHECK (lazy_rows_per_second > 0),
+  lazy_sample real NOT NULL DEFAULT 1 CHECK (lazy_sample > 0 AND lazy_sample <= 1)
 )`,
   `CREATE SEQUENCE keyturn.key_id AS bigint MINVALUE 1 MAXVALUE 4294963199 NO CYCLE`,
   // Audit keys count in a range of their own, so that keys of values go 1, 2, 3.
@@ -254,6 +257,28 @@ $$`,
   write_ms real NOT NULL,${counts},
   PRIMARY KEY (batch_id, slice)
 )`,
+  // What reads have moved, written in the transaction that changed the rows. Applications write through the function alone.
+  `CREATE TABLE keyturn.lazy_upgrade (
+  target_id uuid NOT NULL REFERENCES keyturn.target,
+  key_id bigint NOT NULL REFERENCES keyturn.data_key,
+  member_id uuid NOT NULL,
+  day date NOT NULL,
+  rows_updated bigint NOT NULL,
+  rows_conflicted bigint NOT NULL,
+  cells_reencrypted bigint NOT NULL,
+  cells_failed bigint NOT NULL,
+  last_at timestamptz NOT NULL,
+  PRIMARY KEY (target_id, key_id, member_id, day)
+)`,
+  `CREATE FUNCTION keyturn.count_lazy_upgrade(target uuid, key bigint, member uuid, updated bigint, conflicted bigint, reencrypted bigint,
+  failed bigint) RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+  INSERT INTO keyturn.lazy_upgrade AS u (target_id, key_id, member_id, day, rows_updated, rows_conflicted, cells_reencrypted, cells_failed, last_at)
+  VALUES (target, key, member, (clock_timestamp() AT TIME ZONE 'UTC')::date, updated, conflicted, reencrypted, failed, clock_timestamp())
+  ON CONFLICT (target_id, key_id, member_id, day) DO UPDATE SET rows_updated = u.rows_updated + excluded.rows_updated,
+    rows_conflicted = u.rows_conflicted + excluded.rows_conflicted, cells_reencrypted = u.cells_reencrypted + excluded.cells_reencrypted,
+    cells_failed = u.cells_failed + excluded.cells_failed, last_at = excluded.last_at
+$$`,
+  `REVOKE ALL ON FUNCTION keyturn.count_lazy_upgrade FROM PUBLIC`,
   `CREATE TABLE keyturn.quarantine (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   run_id bigint NOT NULL REFERENCES keyturn.run,

@@ -1,0 +1,245 @@
+// Lazy upgrades: rows whose stale values an application has read are brought to the active key soon after, outside the
+// reader's transaction, by the same conditional write as a run (I3), with their count in the same transaction (I4).
+//
+// Nothing here reaches the reader (I9): an offer is one entry in a bounded buffer, and what fails, finds no room or is left
+// when the process ends is only dropped, for the value stays readable and the next read or run finds it. After a failure
+// offers are ignored for a while that grows. Several processes may offer one row: the first write wins, the others
+// find it current.
+import { activeKeyOf, type Keyring } from '../keys/keyring.js';
+import { refill, type Allowance } from '../rotation/gradual.js';
+import { isDataState } from '../rotation/slice-failure.js';
+import type { RowKey, Target } from '../rotation/target.js';
+import type { CellRow } from '../store/cell-row.js';
+import { createCellStore, sliceSettings, type CellStore } from '../store/cells.js';
+import { sqlstateOf, type Database } from '../store/database.js';
+import { countLazyUpgrade, readLazySettings, type LazySettings } from '../store/lazy-upgrades.js';
+import { beginRead, endsWhenIdle } from './reencrypt-batch.js';
+import { rewriteRows } from './rewrite-rows.js';
+import type { KeyringSource } from './services.js';
+import { cellCodes, treatRows } from './treat-rows.js';
+
+const maxQueued = 1_000;
+const maxRows = 200;
+const gatherMs = 250;
+/** How long a keyring found switched off is left alone before it is asked again. */
+const offMs = 5_000;
+const firstQuietMs = 1_000;
+const maxQuietMs = 60_000;
+const closingMs = 2_000;
+const beginWrite = `BEGIN; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '50ms'; SET LOCAL statement_timeout = '2s'; SET LOCAL synchronous_commit = off; SET LOCAL keyturn.active = '1'`;
+
+export interface LazyUpgradeCounts {
+  readonly queued: number;
+  readonly rowsUpdated: number;
+  /** Offers without room, while switched off or after a failure, and rows whose write failed. */
+  readonly dropped: number;
+}
+
+export interface LazyUpgrades {
+  /** Queues a row of which a stale value was read. Never throws, never waits. */
+  offer(target: Target, key: RowKey): void;
+  counts(): LazyUpgradeCounts;
+  /** Writes what is queued, for two seconds at most, and takes no more. */
+  close(): Promise<void>;
+}
+
+interface Offer {
+  readonly target: Target;
+  readonly key: RowKey;
+}
+
+export function startLazyUpgrades(services: {
+  readonly database: Database;
+  readonly keyrings: KeyringSource;
+  readonly memberId: string;
+  readonly onTrouble: (error: unknown) => void;
+}): LazyUpgrades {
+  const queue = new Map<string, Offer>();
+  const settings = new Map<string, LazySettings>();
+  const offUntilMs = new Map<string, number>();
+  const allowances = new Map<string, Allowance>();
+  const stores = new Map<string, CellStore>();
+  let rowsUpdated = 0;
+  let dropped = 0;
+  let quietMs = 0;
+  let quietUntilMs = -Infinity;
+  let isClosed = false;
+  let timer: NodeJS.Timeout | undefined;
+  let flushing: Promise<void> | undefined;
+
+  function schedule(milliseconds: number): void {
+    if (timer !== undefined || flushing !== undefined) return;
+    timer = setTimeout(() => {
+      timer = undefined;
+      flushing = flush().finally(() => {
+        flushing = undefined;
+        if (queue.size > 0 && !isClosed) schedule(queue.size >= maxRows ? 0 : gatherMs);
+      });
+    }, milliseconds);
+    timer.unref();
+  }
+
+  function hurry(): void {
+    if (timer !== undefined) {
+      clearTimeout(timer);
+      timer = undefined;
+    }
+    schedule(0);
+  }
+
+  /** One slice of one target. Never rejects. */
+  async function flush(): Promise<void> {
+    const [first] = queue.values();
+    if (first === undefined) return;
+    const { target } = first;
+    let taken: readonly RowKey[] = [];
+    try {
+      taken = take(target, await allowedRows(target));
+      spend(target, taken.length);
+      if (taken.length > 0) await upgrade(target, taken);
+      quietMs = 0;
+    } catch (error) {
+      dropped += taken.length;
+      quietMs = Math.min(maxQuietMs, Math.max(firstQuietMs, quietMs * 2));
+      quietUntilMs = performance.now() + quietMs;
+      dropped += queue.size;
+      queue.clear();
+      services.onTrouble(error);
+    }
+  }
+
+  /** How many rows may be written now; 0 while the keyring is switched off, and its offers are dropped. */
+  async function allowedRows(target: Target): Promise<number> {
+    const name = target.keyringName;
+    const current = await readLazySettings(services.database, name);
+    settings.set(name, current);
+    if (!current.isOn) {
+      offUntilMs.set(name, performance.now() + offMs);
+      for (const [entry, offer] of queue)
+        if (offer.target.keyringName === name) {
+          queue.delete(entry);
+          dropped++;
+        }
+      return 0;
+    }
+    const allowance = refill(allowances.get(name), performance.now(), current.rowsPerSecond);
+    allowances.set(name, allowance);
+    return Math.min(maxRows, Math.floor(allowance.rows));
+  }
+
+  function spend(target: Target, rows: number): void {
+    const allowance = allowances.get(target.keyringName);
+    if (allowance !== undefined) allowances.set(target.keyringName, { ...allowance, rows: allowance.rows - rows });
+  }
+
+  function take(target: Target, limit: number): readonly RowKey[] {
+    const keys: RowKey[] = [];
+    for (const [entry, offer] of queue) {
+      if (keys.length >= limit) break;
+      if (offer.target !== target) continue;
+      queue.delete(entry);
+      keys.push(offer.key);
+    }
+    return keys;
+  }
+
+  function storeOf(target: Target): CellStore {
+    const known = stores.get(target.id) ?? createCellStore(target);
+    stores.set(target.id, known);
+    return known;
+  }
+
+  async function upgrade(target: Target, keys: readonly RowKey[]): Promise<void> {
+    const keyring = services.keyrings.forWriting(target.keyringName);
+    const rows = await services.database.transaction((client) => storeOf(target).readRows(client, keys), beginRead);
+    await write(target, keyring, rows);
+  }
+
+  async function write(target: Target, keyring: Keyring, rows: readonly CellRow[]): Promise<void> {
+    const treated = await treatRows({ keyring, target, rows, visited: undefined });
+    if (treated.blocked !== undefined) return writeHealthy(target, keyring, rows);
+    if (treated.stale.length === 0) return;
+    const keyId = Number(activeKeyOf(keyring).id);
+    try {
+      rowsUpdated += await services.database.transaction(async (client) => {
+        const unwritten = await rewriteRows(client, storeOf(target), treated, async () => undefined);
+        const updated = treated.stale.length - unwritten.size;
+        await countLazyUpgrade(client, {
+          targetId: target.id,
+          keyId,
+          memberId: services.memberId,
+          rowsUpdated: updated,
+          rowsConflicted: unwritten.size,
+          cellsReencrypted: cellsWritten(treated.codes, target.columns.length, unwritten),
+          cellsFailed: treated.failures.length,
+        });
+        return updated;
+      }, beginWrite);
+    } catch (error) {
+      // One row that the database refuses must not keep the others: they are written in halves, and it is left.
+      if (!isDataState(sqlstateOf(error) ?? '')) throw error;
+      if (rows.length === 1) {
+        dropped++;
+        return;
+      }
+      const middle = Math.ceil(rows.length / 2);
+      await write(target, keyring, rows.slice(0, middle));
+      await write(target, keyring, rows.slice(middle));
+    }
+  }
+
+  /** A cell under a key that is not held here keeps its whole row. */
+  async function writeHealthy(target: Target, keyring: Keyring, rows: readonly CellRow[]): Promise<void> {
+    const healthy: CellRow[] = [];
+    for (const row of rows) {
+      const alone = await treatRows({ keyring, target, rows: [row], visited: undefined });
+      if (alone.blocked === undefined) healthy.push(row);
+    }
+    dropped += rows.length - healthy.length;
+    await write(target, keyring, healthy);
+  }
+
+  return {
+    offer(target, key) {
+      const nowMs = performance.now();
+      if (isClosed || nowMs < quietUntilMs || nowMs < (offUntilMs.get(target.keyringName) ?? -Infinity)) {
+        dropped++;
+        return;
+      }
+      const entry = `${target.id} ${JSON.stringify(key)}`;
+      if (queue.has(entry)) return;
+      const sample = settings.get(target.keyringName)?.sample ?? 1;
+      if (queue.size >= maxQueued || (sample < 1 && Math.random() >= sample)) {
+        dropped++;
+        return;
+      }
+      queue.set(entry, { target, key });
+      if (queue.size === maxRows) hurry();
+      else schedule(gatherMs);
+    },
+    counts: () => ({ queued: queue.size, rowsUpdated, dropped }),
+    async close() {
+      if (isClosed) return;
+      isClosed = true;
+      clearTimeout(timer);
+      const giveUpMs = performance.now() + closingMs;
+      const emptied = (async () => {
+        await flushing;
+        while (queue.size > 0 && performance.now() < giveUpMs) {
+          const before = queue.size;
+          await flush();
+          if (queue.size === before) break;
+        }
+      })();
+      await Promise.race([emptied, new Promise((resolve) => setTimeout(resolve, closingMs).unref())]);
+      queue.clear();
+    },
+  };
+}
+
+function cellsWritten(codes: Uint8Array, width: number, unwritten: ReadonlySet<number>): number {
+  let cells = 0;
+  for (const [at, code] of codes.entries())
+    if (code === cellCodes.reencrypted && !unwritten.has(Math.floor(at / width))) cells++;
+  return cells;
+}

@@ -1,0 +1,132 @@
+// The one line that an application needs: installs Keyturn on a TypeORM data source.
+import type { DataSource, EntityTarget, ObjectLiteral } from 'typeorm';
+import type { ApplicationParts } from '../engine/services.js';
+import { KeyturnError } from '../errors.js';
+import type { Stored } from '../formats/format.js';
+import { decryptAt, keyOf, scopeOf } from './entity-cells.js';
+import { installationOn, setInstallation, type Installation } from './installation.js';
+import { mapEntities, type EncryptedEntity } from './map-entities.js';
+import { openEntity } from './open-entity.js';
+import { handOutEncryptingBuilders } from './select-builder.js';
+import { KeyturnSubscriber } from './subscriber.js';
+import type { KeyValue } from '../engine/column.js';
+
+export interface InstalledKeyturn {
+  /** Decrypts, in place, entities that TypeORM loaded without telling subscribers: mapped joins, `callListeners(false)`. */
+  open<Entity extends ObjectLiteral>(entity: EntityTarget<Entity>, loaded: Entity | readonly Entity[]): Promise<void>;
+  /**
+   * Decrypts rows of `getRawMany`, `query` or a stream: answers copies with plaintexts in place of envelopes. `names` tells
+   * which key of a row holds which property; default: the column's name behind the alias, as TypeORM names it.
+   */
+  decryptRaw<Entity extends ObjectLiteral>(
+    entity: EntityTarget<Entity>,
+    rows: readonly Readonly<Record<string, unknown>>[],
+    options?: { readonly alias?: string },
+  ): Promise<Record<string, unknown>[]>;
+}
+
+/**
+ * Call it once, after `dataSource.initialize()` and before the first query. Throws CONFIG_INVALID for a data source that is
+ * not PostgreSQL or not initialized, TARGET_NOT_FOUND and TARGET_INVALID where entities and registry disagree.
+ */
+export async function installKeyturn(
+  dataSource: DataSource,
+  keyturn: { readonly parts: ApplicationParts },
+): Promise<InstalledKeyturn> {
+  refuseUnfit(dataSource);
+  const { targets, keyrings, upgrades } = keyturn.parts;
+  const entities = mapEntities(dataSource, targets, (keyring) => keyrings.current(keyring).cluster);
+  const installation: Installation = {
+    targets,
+    keyrings,
+    upgrades,
+    entityOf: (metadata) => entities.get(metadata),
+  };
+  const titles = new Map(
+    [...entities.values()].flatMap(({ properties }) =>
+      properties.map(({ transformer, title }) => [transformer.id, title] as const),
+    ),
+  );
+  const isReadOnly = await isReadOnlyConnection(dataSource);
+  setInstallation(dataSource, installation);
+  handOutEncryptingBuilders(dataSource);
+  dataSource.subscribers.push(new KeyturnSubscriber(installation, titles, isReadOnly));
+  return installed(dataSource, installation);
+}
+
+function refuseUnfit(dataSource: DataSource): void {
+  if (dataSource.options.type !== 'postgres')
+    throw new KeyturnError(
+      'CONFIG_INVALID',
+      `Keyturn encrypts columns of PostgreSQL, and this data source is ${dataSource.options.type}`,
+    );
+  if (!dataSource.isInitialized)
+    throw new KeyturnError(
+      'CONFIG_INVALID',
+      'the data source is not initialized yet; await dataSource.initialize() first',
+    );
+  if (installationOn(dataSource) !== undefined)
+    throw new KeyturnError(
+      'CONFIG_INVALID',
+      'Keyturn is installed on this data source already; call installKeyturn once',
+    );
+}
+
+async function isReadOnlyConnection(dataSource: DataSource): Promise<boolean> {
+  const rows = (await dataSource.query(
+    `SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean AS refuses`,
+  )) as { refuses: boolean }[];
+  return rows[0]?.refuses === true;
+}
+
+function installed(dataSource: DataSource, installation: Installation): InstalledKeyturn {
+  function entityFor(target: EntityTarget<ObjectLiteral>): EncryptedEntity {
+    const metadata = dataSource.getMetadata(target);
+    const entity = installation.entityOf(metadata);
+    if (entity !== undefined) return entity;
+    throw new KeyturnError('TARGET_NOT_FOUND', `${metadata.name} has no encrypted property`, { entity: metadata.name });
+  }
+  return {
+    async open(target, loaded) {
+      const entity = entityFor(target);
+      const several: readonly object[] = Array.isArray(loaded) ? (loaded as readonly object[]) : [loaded as object];
+      for (const one of several) await openEntity(installation.keyrings, entity, one, () => undefined);
+    },
+    async decryptRaw(target, rows, { alias } = {}) {
+      const entity = entityFor(target);
+      const opened: Record<string, unknown>[] = [];
+      for (const row of rows) opened.push(await openRow(installation, entity, row, alias));
+      return opened;
+    },
+  };
+}
+
+async function openRow(
+  { keyrings }: Installation,
+  entity: EncryptedEntity,
+  row: Readonly<Record<string, unknown>>,
+  alias: string | undefined,
+): Promise<Record<string, unknown>> {
+  const nameOf = (column: { readonly databaseName: string }): string =>
+    alias === undefined ? column.databaseName : `${alias}_${column.databaseName}`;
+  const valueOf = (column: { readonly databaseName: string }): KeyValue | null | undefined =>
+    row[nameOf(column)] as KeyValue | null | undefined;
+  const place = {
+    key: keyOf(entity, entity.keyColumns.map(valueOf)),
+    scope: scopeOf(entity, entity.scopeColumn === undefined ? undefined : valueOf(entity.scopeColumn)),
+  };
+  const opened = { ...row };
+  for (const property of entity.properties) {
+    const stored = row[nameOf(property.metadata)] as Stored | null | undefined;
+    if (stored === null || stored === undefined) continue;
+    const decrypt = (): unknown => decryptAt(keyrings, entity, property, place, stored).value;
+    try {
+      opened[nameOf(property.metadata)] = decrypt();
+    } catch (error) {
+      if (!(error instanceof KeyturnError) || error.code !== 'KEY_NOT_HELD') throw error;
+      await keyrings.refresh(entity.target.keyringName);
+      opened[nameOf(property.metadata)] = decrypt();
+    }
+  }
+  return opened;
+}

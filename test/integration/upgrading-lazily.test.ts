@@ -1,0 +1,305 @@
+// Lazy upgrades: a stale value that an application reads is rewritten soon after, and whatever goes wrong with it, the
+// reader does not notice.
+import pg from 'pg';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { Keyturn } from '../../src/app.js';
+import { setLazyUpgrades } from '../../src/control/lazy-upgrades.js';
+import { readStatus } from '../../src/control/status.js';
+import { Buyer, openOrmShop, ormConfig, ormTables, Seat, type OrmShop } from '../support/orm-shop.js';
+import { openShop, type Shop } from '../support/shop.js';
+import { until } from '../support/until.js';
+
+let shop: Shop;
+let keyturn: Keyturn;
+let orm: OrmShop;
+let activeKey: number;
+let countedBefore = 0;
+
+const staleRows = 1_100;
+
+/** All rows are made under the first key once, before the second is activated; each test gets copies of some. */
+beforeAll(async () => {
+  shop = await openShop({ config: ormConfig, ddl: ormTables });
+  const first = await shop.open('first');
+  const writing = await openOrmShop(shop.url, first);
+  const rows = Array.from({ length: staleRows }, (_, at) => ({ login: `l-${at}`, email: `e-${at}`, tag: 't' }));
+  await writing.dataSource.manager.insert(Buyer, rows);
+  await writing.dataSource.destroy();
+  await first.close();
+  await shop.query('CREATE TABLE stale_buyer AS SELECT * FROM buyer');
+  activeKey = await shop.rotate();
+  keyturn = await shop.open();
+  orm = await openOrmShop(shop.url, keyturn);
+});
+
+afterAll(async () => {
+  await orm.dataSource.destroy();
+  await shop.close();
+});
+
+beforeEach(async () => {
+  await settled();
+  await shop.query('TRUNCATE buyer CASCADE');
+  countedBefore = 0;
+  countedBefore = await lazyRows();
+});
+
+/** Rows under the key before the active one. */
+async function insertStale(count: number): Promise<string[]> {
+  const rows = await shop.query('INSERT INTO buyer SELECT * FROM stale_buyer ORDER BY id LIMIT $1 RETURNING id::text', [
+    count,
+  ]);
+  return rows.map(({ id }) => String(id));
+}
+
+/** How many rows name the active key in a column. */
+async function countCurrent(column = 'email'): Promise<number> {
+  const rows = await shop.query(`SELECT ${column} AS value FROM buyer`);
+  const cell = keyturn.parts.targets.find(({ table }) => table === 'buyer');
+  expect(cell).toBeDefined();
+  return rows.filter(({ value }) => {
+    const envelope = Buffer.from(String(value).slice(4), 'base64url');
+    return envelope.readUInt32BE(4) === activeKey;
+  }).length;
+}
+
+async function waitForCurrent(count: number): Promise<void> {
+  await until(async () => (await countCurrent()) === count, { what: `${count} current rows`, deadlineMs: 20_000 });
+}
+
+/** Buffered rows have been written or dropped. */
+function settled(): Promise<unknown> {
+  return until(async () => keyturn.parts.upgrades.counts().queued === 0, {
+    what: 'an empty buffer',
+    deadlineMs: 10_000,
+  });
+}
+
+async function lazyRows(): Promise<number> {
+  const [row] = await shop.query(
+    'SELECT coalesce(sum(rows_updated), 0)::int AS rows FROM keyturn.lazy_upgrade WHERE key_id = $1',
+    [activeKey],
+  );
+  return Number(row?.['rows']) - countedBefore;
+}
+
+describe('what is read is upgraded', () => {
+  test('I9 rows that were read move to the active key soon after, all their columns together, and are counted', async () => {
+    const ids = await insertStale(3);
+    expect(await countCurrent()).toBe(0);
+    const found = await orm.dataSource.manager.find(Buyer, { select: { id: true, email: true } });
+    expect(found).toHaveLength(3);
+    await waitForCurrent(3);
+    expect(await countCurrent('tag')).toBe(3);
+    expect(await lazyRows()).toBe(3);
+    const [row] = await shop.query('SELECT version FROM buyer WHERE id = $1', [ids[0]]);
+    expect(row).toEqual({ version: 1 });
+    expect(await orm.dataSource.manager.findOneByOrFail(Buyer, { id: ids[0] ?? '' })).toMatchObject({ tag: 't' });
+  });
+
+  test('I3 a hundred readers of one stale cell cause one write (stampede)', async () => {
+    const [id = ''] = await insertStale(1);
+    const other = await shop.open('second');
+    const second = await openOrmShop(shop.url, other);
+    const [before] = await shop.query('SELECT xmin::text FROM buyer');
+    const read = await Promise.all(
+      Array.from({ length: 100 }, (_, at) =>
+        (at % 2 === 0 ? orm : second).dataSource.manager.findOneByOrFail(Buyer, { id }),
+      ),
+    );
+    expect(new Set(read.map(({ email }) => email)).size).toBe(1);
+    await waitForCurrent(1);
+    await Promise.all([other.close(), settled()]);
+    await second.dataSource.destroy();
+    const [after] = await shop.query('SELECT xmin::text FROM buyer');
+    expect(after).not.toEqual(before);
+    expect(await lazyRows()).toBe(1);
+  });
+
+  test('a plain pg user asks for an upgrade of the row it has read', async () => {
+    const [id = ''] = await insertStale(1);
+    const email = keyturn.column('buyer', 'email');
+    const [row] = await shop.query('SELECT email FROM buyer');
+    expect(await email.decrypt({ pk: id }, String(row?.['email']))).toMatchObject({ stale: true });
+    email.upgrade({ pk: id });
+    await waitForCurrent(1);
+  });
+});
+
+describe('what is not upgraded', () => {
+  test('I9 a transaction that is rolled back leaves its rows stale; one that commits upgrades them after its end', async () => {
+    await insertStale(2);
+    const { dataSource } = orm;
+    await dataSource
+      .transaction(async (manager) => {
+        await manager.find(Buyer);
+        throw new Error('undo');
+      })
+      .catch(() => undefined);
+    expect(keyturn.parts.upgrades.counts().queued).toBe(0);
+    await dataSource.transaction(async (manager) => {
+      await manager.find(Buyer);
+      await manager.transaction(async (nested) => void (await nested.find(Buyer)));
+      expect(keyturn.parts.upgrades.counts().queued).toBe(0);
+    });
+    expect(keyturn.parts.upgrades.counts().queued).toBe(2);
+    await waitForCurrent(2);
+  });
+
+  test('I9 reads of a read-only transaction, a read-only connection and a replica attempt no write', async () => {
+    await insertStale(2);
+    await orm.dataSource.transaction(async (manager) => {
+      await manager.query('SET TRANSACTION READ ONLY');
+      expect(await manager.find(Buyer)).toHaveLength(2);
+    });
+    const readOnly = await openOrmShop(shop.url, keyturn, {
+      extra: { options: '-c default_transaction_read_only=on' },
+    } as object);
+    expect(await readOnly.dataSource.manager.find(Buyer)).toHaveLength(2);
+    await readOnly.dataSource.destroy();
+    const replicated = await openOrmShop(shop.url, keyturn, {
+      replication: { master: { url: shop.url }, slaves: [{ url: shop.url }] },
+    } as object);
+    expect(await replicated.dataSource.manager.find(Buyer)).toHaveLength(2);
+    expect(keyturn.parts.upgrades.counts().queued).toBe(0);
+    const master = replicated.dataSource.createQueryRunner('master');
+    await master.manager.find(Buyer);
+    await master.release();
+    await replicated.dataSource.destroy();
+    expect(keyturn.parts.upgrades.counts().queued).toBe(2);
+    await waitForCurrent(2);
+  });
+
+  test('I9 a write that the database refuses never reaches the reader, and the value stays as it is', async () => {
+    const ids = await insertStale(3);
+    await shop.query(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF NEW.id = ${ids[1] ?? ''} THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$`);
+    await shop.query('CREATE TRIGGER refuse BEFORE UPDATE ON buyer FOR EACH ROW EXECUTE FUNCTION refuse()');
+    expect(await orm.dataSource.manager.find(Buyer)).toHaveLength(3);
+    await waitForCurrent(2);
+    await shop.query('DROP TRIGGER refuse ON buyer');
+    expect(await orm.dataSource.manager.find(Buyer)).toHaveLength(3);
+    await waitForCurrent(3);
+  });
+
+  test('I9 a row that somebody holds locked is left alone, without waiting', async () => {
+    const [id = ''] = await insertStale(2);
+    const holder = new pg.Client({ connectionString: shop.url });
+    await holder.connect();
+    await holder.query('BEGIN');
+    await holder.query('SELECT 1 FROM buyer WHERE id = $1 FOR UPDATE', [id]);
+    await orm.dataSource.manager.find(Buyer);
+    await waitForCurrent(1);
+    await holder.query('COMMIT');
+    await holder.end();
+    expect(await lazyRows()).toBe(1);
+    await orm.dataSource.manager.find(Buyer);
+    await waitForCurrent(2);
+  });
+
+  test('the switch in the keyring works without a restart, and so do rate and sample', async () => {
+    await insertStale(3);
+    const { context } = shop.control;
+    expect(await setLazyUpgrades(context, undefined, { isOn: false }, 'busy day')).toMatchObject({
+      lazy_upgrades: 'off',
+    });
+    await orm.dataSource.manager.find(Buyer);
+    await settled();
+    await orm.dataSource.manager.find(Buyer);
+    expect(keyturn.parts.upgrades.counts().queued).toBe(0);
+    expect(await countCurrent()).toBe(0);
+    await setLazyUpgrades(context, undefined, { isOn: true, rowsPerSecond: 1, sample: 0.5 }, 'slowly');
+    const [audit] = await shop.query(
+      `SELECT reason, after FROM keyturn.audit WHERE action = 'keyring.lazy' ORDER BY id DESC LIMIT 1`,
+    );
+    expect(audit).toEqual({ reason: 'slowly', after: { isOn: true, rowsPerSecond: 1, sample: 0.5 } });
+    await until(
+      async () => {
+        await orm.dataSource.manager.find(Buyer);
+        return (await countCurrent()) > 0;
+      },
+      { what: 'the first row', deadlineMs: 20_000 },
+    );
+    await setLazyUpgrades(context, undefined, { rowsPerSecond: 500, sample: 1 }, 'fast again');
+    await until(
+      async () => {
+        await orm.dataSource.manager.find(Buyer);
+        return (await countCurrent()) === 3;
+      },
+      { what: 'all rows', deadlineMs: 20_000 },
+    );
+    await expect(setLazyUpgrades(context, undefined, { sample: 0 }, 'none')).rejects.toMatchObject({ code: 'USAGE' });
+    await expect(setLazyUpgrades(context, undefined, { rowsPerSecond: 1.5 }, 'none')).rejects.toMatchObject({
+      code: 'USAGE',
+    });
+  });
+});
+
+describe('gradual rotation', () => {
+  test('the buffer is bounded, what finds no room stays readable, and closing writes what is queued', async () => {
+    const ids = await insertStale(1_100);
+    const other = await shop.open('short-lived');
+    const second = await openOrmShop(shop.url, other);
+    expect(await second.dataSource.manager.find(Buyer)).toHaveLength(ids.length);
+    expect(other.parts.upgrades.counts().queued).toBeLessThanOrEqual(1_000);
+    expect(other.parts.upgrades.counts().dropped).toBeGreaterThanOrEqual(100);
+    await other.close();
+    await second.dataSource.destroy();
+    expect(await countCurrent()).toBeGreaterThan(0);
+    expect(await countCurrent()).toBeLessThanOrEqual(1_000);
+  });
+
+  test('status tells what reads have moved and what is left; a run finishes the rest', async () => {
+    const ids = await insertStale(6);
+    await orm.dataSource.manager.findBy(
+      Buyer,
+      ids.slice(0, 4).map((id) => ({ id })),
+    );
+    await waitForCurrent(4);
+    const [keyring] = (await readStatus(shop.control.context)).keyrings;
+    expect(keyring?.lazy).toMatchObject({
+      is_on: true,
+      rows_updated: countedBefore + 4,
+      stale_cells: 4,
+      is_exact: true,
+    });
+    await Promise.all([shop.startSupervisor(), shop.startWorker()]);
+    const run = await shop.waitForRun(await shop.order());
+    expect(run).toMatchObject({ state: 'succeeded', rows_examined: 6, rows_updated: 2, rows_skipped_all_on_target: 4 });
+    const [after] = (await readStatus(shop.control.context)).keyrings;
+    expect(after?.lazy).toMatchObject({ rows_updated: countedBefore + 4, stale_cells: 0 });
+  });
+
+  test('I9 the application role upgrades with its own rights and the counting function alone', async () => {
+    const { createTestRole } = await import('../support/roles.js');
+    const { grantsFor } = await import('../../src/store/grants.js');
+    const role = await createTestRole();
+    try {
+      for (const statement of [
+        ...grantsFor({ app: role.name }, []).own,
+        `GRANT SELECT, INSERT, UPDATE ON buyer, seat TO ${role.name}`,
+      ])
+        await shop.query(statement);
+      const { openKeyturn } = await import('../../src/app.js');
+      const [id = ''] = await insertStale(1);
+      const narrow = await openKeyturn({
+        config: ormConfig,
+        environment: { ...shop.environment(), DATABASE_URL: role.urlFor(shop.url) },
+        name: 'narrow',
+      });
+      const narrowOrm = await openOrmShop(role.urlFor(shop.url), narrow);
+      await narrowOrm.dataSource.manager.findOneByOrFail(Buyer, { id });
+      await waitForCurrent(1);
+      expect(await lazyRows()).toBe(1);
+      await expect(narrowOrm.dataSource.query('SELECT * FROM keyturn.lazy_upgrade')).rejects.toThrow(
+        /permission denied/,
+      );
+      await narrowOrm.dataSource.destroy();
+      await narrow.close();
+      expect(Seat).toBeDefined();
+    } finally {
+      await shop.query(`DROP OWNED BY ${role.name}`);
+      await role.drop();
+    }
+  });
+});
