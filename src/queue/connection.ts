@@ -47,6 +47,8 @@ const ourName = { application_name: 'keyturn queue' };
 
 const withPostgres = withBackend(createPostgresBackend);
 
+const answerWithinMs = 5_000;
+
 /** A producer's end; commands fail instead of waiting for a server that is away. */
 export function openQueue(address: QueueAddress, name: string, telemetry?: Telemetry): OpenQueue {
   const traced = telemetry === undefined ? {} : { telemetry };
@@ -62,7 +64,9 @@ export function openQueue(address: QueueAddress, name: string, telemetry?: Telem
   const connection = new Redis(address.url.expose(), {
     maxRetriesPerRequest: 1,
     enableOfflineQueue: true,
-    connectTimeout: 5_000,
+    connectTimeout: answerWithinMs,
+    // A server that is there and silent: without it a supervisor's tick would never end.
+    commandTimeout: answerWithinMs,
   });
   connection.on('error', ignore);
   const queue = new Queue(name, { ...traced, connection, prefix: address.prefix });
@@ -80,6 +84,17 @@ export function openQueue(address: QueueAddress, name: string, telemetry?: Telem
   };
 }
 
+/** For the fetch in hand and the farewell; without a server neither ends by itself. */
+const closeWithinMs = 3_000;
+
+async function endsWithin(limitMs: number, ending: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, limitMs);
+  });
+  await Promise.race([ending, late]).finally(() => clearTimeout(timer));
+}
+
 /** Settings both backends share: the ledger owns retries, so a job is tried once and a lost one is sent again. */
 const workerSettings = {
   concurrency: 1,
@@ -95,6 +110,7 @@ export interface OpenWorker {
   readonly worker: Worker;
   /** Monotonic milliseconds: since when there is a connection; undefined while there is none, which no restart mends. */
   readonly connectedAtMs: number | undefined;
+  /** Within seconds, also while the server is away. */
   close(): Promise<void>;
 }
 
@@ -114,7 +130,11 @@ export function openWorker<T>(
       connection: { connectionString: address.url.expose(), max: 3, schema: address.prefix, ...ourName },
     });
     // Its pool connects anew for each statement; what fails there is reported, and moves the loop on.
-    return { worker: worker as unknown as Worker, connectedAtMs: performance.now(), close: () => worker.close() };
+    return {
+      worker: worker as unknown as Worker,
+      connectedAtMs: performance.now(),
+      close: () => endsWithin(closeWithinMs, worker.close()),
+    };
   }
   const connection = new Redis(address.url.expose(), { maxRetriesPerRequest: null, connectTimeout: 5_000 });
   let readyAtMs = performance.now();
@@ -134,7 +154,10 @@ export function openWorker<T>(
       return connection.status === 'ready' ? readyAtMs : undefined;
     },
     async close() {
-      await worker.close();
+      const closing = worker.close();
+      // What waits for a server that is away waits without end; without a connection BullMQ gives it up.
+      if (connection.status !== 'ready') connection.disconnect();
+      await endsWithin(closeWithinMs, closing);
       connection.disconnect();
     },
   };

@@ -125,7 +125,7 @@ describe('a dry run', () => {
       kind: 'refused',
       message: expect.stringContaining(`keyturn quarantine list --run ${failed.run_id}`) as string,
     });
-    for (const told of [{ acceptFailures: true }, { isEmergency: true }, { target: 'note' }]) {
+    for (const told of [{ acceptFailures: true }, { steering: { isEmergency: true } }, { target: 'note' }]) {
       const begun = await begin(told);
       expect(begun.begin).toBe('ordered');
       await shop.query(`UPDATE keyturn.run SET state = 'cancelled' WHERE id = $1`, [begun.report.run_id]);

@@ -33,7 +33,8 @@ export async function startPrivateRedis(): Promise<PrivateRedis | undefined> {
       remove();
     });
     const stop = async () => {
-      started.child.kill('SIGTERM');
+      // Not SIGTERM, which one that a test has frozen would not hear; it keeps nothing that could be lost.
+      started.child.kill('SIGKILL');
       await started.ended;
       remove();
       withdraw();
