@@ -120,7 +120,7 @@ test('I10 the watch refuses a change of each table that no record goes with', as
     `UPDATE keyturn.data_key SET compromised = true`,
     `UPDATE keyturn.keyring SET algorithm = algorithm || 'x'`,
     `UPDATE keyturn.target SET table_name = table_name || 'x'`,
-    `INSERT INTO keyturn.root_key (fingerprint, verification_token) VALUES (sha256('x'), 'x')`,
+    `INSERT INTO keyturn.root_key (fingerprint, verification_token, uri) VALUES (sha256('x'), 'x', 'env:X')`,
   ])
     await expect(shop.query(statement)).rejects.toThrow(/was not recorded$/);
 });

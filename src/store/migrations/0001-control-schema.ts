@@ -271,7 +271,7 @@ $$`,
   PRIMARY KEY (target_id, key_id, member_id, day)
 )`,
   `CREATE FUNCTION keyturn.count_lazy_upgrade(target uuid, key bigint, member uuid, updated bigint, conflicted bigint, reencrypted bigint,
-  failed bigint) RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+  failed bigint) RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   INSERT INTO keyturn.lazy_upgrade AS u (target_id, key_id, member_id, day, rows_updated, rows_conflicted, cells_reencrypted, cells_failed, last_at)
   VALUES (target, key, member, (clock_timestamp() AT TIME ZONE 'UTC')::date, updated, conflicted, reencrypted, failed, clock_timestamp())
   ON CONFLICT (target_id, key_id, member_id, day) DO UPDATE SET rows_updated = u.rows_updated + excluded.rows_updated,
