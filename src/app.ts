@@ -5,6 +5,7 @@ import { loadConfig, loadConnectionConfig, type ConfigFile, type Environment } f
 import { noConfigFile, type OpenControlFunction } from './control/context.js';
 import { createColumn, type Column } from './engine/column.js';
 import { KeyturnError } from './errors.js';
+import { loadFormatModules } from './format-modules.js';
 import { targetTitle } from './rotation/target.js';
 import { openDatabase } from './store/database.js';
 import { listTargets } from './store/registry.js';
@@ -24,6 +25,7 @@ export const openControl: OpenControlFunction = (options) => {
       database,
       config,
       openRoots: createRootOpener(options.environment),
+      loadFormats: () => loadFormatModules(options.environment),
       onProgress: options.onProgress ?? (() => undefined),
     },
     close: () => database.close(),

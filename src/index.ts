@@ -3,4 +3,6 @@ export { openKeyturn, type Keyturn, type OpenKeyturnOptions } from './app.js';
 export type { ConfigFile } from './config.js';
 export type { Column, DecryptedValue, KeyValue, RowAddress } from './engine/column.js';
 export { KeyturnError, isKeyturnError, type ErrorCode, type ErrorKind } from './errors.js';
+export { findBrokenPromises, type ConformanceOptions } from './formats/conformance.js';
+export type { ForeignFormat } from './formats/foreign.js';
 export type { CellAddress, DecryptFailure, Format, Storage, Stored } from './formats/format.js';

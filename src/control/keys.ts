@@ -9,6 +9,7 @@ import { KeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKey, StoredKeyring, StoredWrap } from '../keys/key-store.js';
 import { matchRoots, openKeyringOrRefuse, type HeldRoots } from '../keys/open-keyring.js';
+import type { Requirement } from '../rotation/convergence.js';
 import type { Queryable } from '../store/database.js';
 import {
   activateKey,
@@ -193,7 +194,7 @@ export async function proveReadable(
   }
 }
 
-const defaultPatienceMs = 60_000;
+export const defaultPatienceMs = 60_000;
 
 /**
  * Makes a staged key, or an earlier one, the active key: only after every live member holds it and reads its algorithm
@@ -239,10 +240,10 @@ async function formatsOf(context: ControlContext, keyring: StoredKeyring): Promi
   return [...new Set(targets.flatMap((target) => target.columns.map((column) => column.format)))];
 }
 
-async function converge(
+export async function converge(
   context: ControlContext,
   keyring: StoredKeyring,
-  need: { holdsKeyId?: number; writesWithKeyId?: number; algorithm?: string; formats?: readonly string[] },
+  need: Omit<Requirement, 'keyringId' | 'expectedMembers'>,
   goal: string,
 ): Promise<void> {
   const laggards = await waitForMembers(

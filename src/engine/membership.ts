@@ -9,9 +9,15 @@ import { randomUUID } from 'node:crypto';
 import { algorithmNames } from '../crypto/algorithms.js';
 import { KeyturnError } from '../errors.js';
 import { formatNames } from '../formats/registry.js';
-import type { KeyStore } from '../keys/key-store.js';
+import { foreignKeyId, type KeyStore } from '../keys/key-store.js';
 import type { Keyring } from '../keys/keyring.js';
-import { matchRoots, openKeyring, openKeyringOrRefuse, type KnownRoot } from '../keys/open-keyring.js';
+import {
+  matchRoots,
+  openKeyring,
+  openKeyringOrRefuse,
+  type KnownRoot,
+  type OpenForeignKey,
+} from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import type { Database } from '../store/database.js';
 import { listRootRecords } from '../store/keys.js';
@@ -39,6 +45,8 @@ export interface MembershipOptions {
   readonly keyrings: readonly string[] | undefined;
   /** Opens the root keys of a keyring; called once per keyring. */
   readonly openRoots: (keyring: string) => Promise<readonly RootKey[]>;
+  /** Opens the key of a foreign format; whatever it cannot open this member reports as not held. */
+  readonly openForeign?: OpenForeignKey;
   /** A refresh or heartbeat failed, or a key could not be opened; the member goes on. */
   readonly onTrouble: (error: unknown) => void;
   /** Monotonic milliseconds; default `performance.now`. */
@@ -81,7 +89,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
         keyring: name,
       });
     const roots = await options.openRoots(name);
-    const { keyring } = await openKeyringOrRefuse(stored, roots, await listRootRecords(database));
+    const { keyring } = await openKeyringOrRefuse(stored, roots, await listRootRecords(database), options.openForeign);
     held.set(name, { keyring, roots, freshAtMs: readAtMs, refreshing: undefined, refreshedAtMs: readAtMs });
   }
 
@@ -101,7 +109,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     if (stored === undefined) return entry.keyring;
     const known: readonly KnownRoot[] = await listRootRecords(database);
     const earlier = new Map(entry.keyring.held.map((key) => [key.id, key]));
-    const keyring = await openKeyring(stored, matchRoots(entry.roots, known), earlier);
+    const keyring = await openKeyring(stored, matchRoots(entry.roots, known), earlier, options.openForeign);
     // A slower read that began before a newer snapshot arrived must not bring the older one back: the member may have
     // reported already that it writes with the newer key.
     if (keyring.generation >= entry.keyring.generation) entry.keyring = keyring;
@@ -190,5 +198,6 @@ function reportOf(keyring: Keyring): HeldKeyring {
     generation: keyring.generation,
     writeKeyId: typeof keyring.active?.id === 'number' ? keyring.active.id : undefined,
     heldKeyIds: keyring.held.flatMap((key) => (typeof key.id === 'number' ? [key.id] : [])),
+    foreignKeyIds: [...keyring.foreign.values()].map(foreignKeyId).filter((id) => keyring.lookup(id).status === 'held'),
   };
 }

@@ -3,7 +3,7 @@
 import type { KeyId, ValueKey } from '../crypto/value-key.js';
 import { isKeyturnError, KeyturnError } from '../errors.js';
 import { createKeyring, type Keyring } from './keyring.js';
-import type { StoredKey, StoredKeyring } from './key-store.js';
+import { foreignKeyId, type ForeignColumn, type StoredKey, type StoredKeyring } from './key-store.js';
 import type { RootKey } from './roots/root-key.js';
 import { isLoaded } from './states.js';
 
@@ -26,11 +26,15 @@ export function matchRoots(roots: readonly RootKey[], known: readonly KnownRoot[
   return held;
 }
 
+/** Opens the key of a foreign format; throws where this process cannot. */
+export type OpenForeignKey = (column: ForeignColumn) => Promise<ValueKey>;
+
 /** Throws MASTER_KEY_MISMATCH unless the held roots open the tokens of, and every loadable key in, this keyring. */
 export async function openKeyringOrRefuse(
   stored: StoredKeyring,
   given: readonly RootKey[],
   known: readonly KnownRoot[],
+  openForeign?: OpenForeignKey,
 ): Promise<{ keyring: Keyring; roots: HeldRoots }> {
   const roots = matchRoots(given, known);
   const needed = new Set(
@@ -42,7 +46,7 @@ export async function openKeyringOrRefuse(
     if (root !== undefined && needed.has(record.id) && !(await root.opensToken(record.id, record.verificationToken)))
       throw mismatch(stored, given, known, needed);
   }
-  const keyring = await openKeyring(stored, roots, new Map());
+  const keyring = await openKeyring(stored, roots, new Map(), openForeign);
   const unopened = stored.keys.find((key) => isLoaded(key.state) && keyring.lookup(key.id).status !== 'held');
   if (unopened !== undefined) {
     throw new KeyturnError(
@@ -88,6 +92,7 @@ export async function openKeyring(
   stored: StoredKeyring,
   roots: HeldRoots,
   earlier: ReadonlyMap<KeyId, ValueKey>,
+  openForeign?: OpenForeignKey,
 ): Promise<Keyring> {
   const opened = new Map<KeyId, ValueKey>();
   for (const key of stored.keys) {
@@ -97,7 +102,16 @@ export async function openKeyring(
       reused !== undefined && reused.commitment.equals(key.commitment) ? reused : await unwrapAny(stored, key, roots);
     if (opens !== undefined) opened.set(key.id, opens);
   }
+  for (const column of stored.foreign ?? []) {
+    const opens = await openForeign?.(column).catch(ignoreUnopened);
+    if (opens !== undefined) opened.set(foreignKeyId(column), opens);
+  }
   return createKeyring(stored, opened);
+}
+
+/** Like a data key that does not open: whoever opens foreign keys has said why. */
+function ignoreUnopened(error: unknown): undefined {
+  if (!isKeyturnError(error)) throw error;
 }
 
 async function unwrapAny(stored: StoredKeyring, key: StoredKey, roots: HeldRoots): Promise<ValueKey | undefined> {

@@ -13,6 +13,7 @@ export interface ReportingMember {
     readonly generation: number;
     readonly writeKeyId: number | undefined;
     readonly heldKeyIds: readonly number[];
+    readonly foreignKeyIds?: readonly string[];
   }[];
 }
 
@@ -23,6 +24,10 @@ export interface Requirement {
   readonly holdsKeyId?: number;
   /** Encrypts with this key. */
   readonly writesWithKeyId?: number;
+  /** Holds a snapshot of this generation or a newer one. */
+  readonly generation?: number;
+  /** Reads and writes foreign values under this key. */
+  readonly holdsForeignKeyId?: string;
   /** Reads this algorithm and these formats. */
   readonly algorithm?: string;
   readonly formats?: readonly string[];
@@ -56,6 +61,13 @@ function whyBehind(member: ReportingMember, requirement: Requirement): string | 
   if (format !== undefined) return `does not read format ${format}`;
   if (requirement.algorithm !== undefined && !member.algorithms.includes(requirement.algorithm))
     return `does not read ${requirement.algorithm}`;
+  if (requirement.generation !== undefined && (held?.generation ?? 0) < requirement.generation)
+    return `holds generation ${held?.generation ?? 'none'}, not ${requirement.generation}`;
+  if (
+    requirement.holdsForeignKeyId !== undefined &&
+    held?.foreignKeyIds?.includes(requirement.holdsForeignKeyId) !== true
+  )
+    return `does not hold the key of ${requirement.holdsForeignKeyId}`;
   if (requirement.holdsKeyId !== undefined && held?.heldKeyIds.includes(requirement.holdsKeyId) !== true)
     return `does not hold key ${requirement.holdsKeyId}`;
   if (requirement.writesWithKeyId !== undefined && held?.writeKeyId !== requirement.writesWithKeyId)

@@ -22,6 +22,8 @@ export interface HeldKeyring {
   readonly generation: number;
   readonly writeKeyId: number | undefined;
   readonly heldKeyIds: readonly number[];
+  /** Keys of foreign formats that it holds; none where left out. */
+  readonly foreignKeyIds?: readonly string[];
 }
 
 export interface MemberRow extends MemberIdentity {
@@ -45,6 +47,7 @@ export async function beat(
         generation: held.generation,
         write_key_id: held.writeKeyId ?? null,
         held_key_ids: held.heldKeyIds,
+        foreign_key_ids: held.foreignKeyIds ?? [],
       })),
     ),
   ]);
@@ -67,7 +70,7 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
   const { rows } = await database.query(
     `SELECT m.id, m.kind, m.name, m.host, m.pid, m.version, m.formats, m.algorithms, m.started_at, m.heartbeat_at,
        m.heartbeat_at > clock_timestamp() - make_interval(secs => $1),
-       coalesce((SELECT jsonb_agg(jsonb_build_object('keyringId', k.keyring_id, 'generation', k.generation, 'writeKeyId', k.write_key_id, 'heldKeyIds', k.held_key_ids))
+       coalesce((SELECT jsonb_agg(jsonb_build_object('keyringId', k.keyring_id, 'generation', k.generation, 'writeKeyId', k.write_key_id, 'heldKeyIds', k.held_key_ids, 'foreignKeyIds', k.foreign_key_ids))
          FROM keyturn.member_keyring k WHERE k.member_id = m.id), '[]')
      FROM keyturn.member m ORDER BY m.kind, m.name, m.started_at`,
     [memberLiveSeconds],
@@ -86,7 +89,13 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
       heartbeatAt: heartbeatAt as Date,
       isLive: isLive === true,
       keyrings: (
-        keyrings as { keyringId: string; generation: number; writeKeyId: number | null; heldKeyIds: number[] }[]
+        keyrings as {
+          keyringId: string;
+          generation: number;
+          writeKeyId: number | null;
+          heldKeyIds: number[];
+          foreignKeyIds: string[];
+        }[]
       ).map((held) => ({
         ...held,
         writeKeyId: held.writeKeyId ?? undefined,
