@@ -231,6 +231,9 @@ describe('--json', () => {
       records: [{ action: 'key.activate', object: 'key 2', before: { state: 'staged' } }],
     });
     expect(await tell('audit verify')).toMatchObject({ intact: true, damage: null });
+    expect(
+      await tell('adopt', '--target', 'customer', '--column', 'email', '--from', 'plaintext', '--prepare'),
+    ).toMatchObject({ move: 'adopting', is_new: true });
     await database.pool.query('ALTER TABLE customer RENAME TO client');
     expect(await tell('target rename', 'customer', 'client')).toMatchObject({ target: { table: 'public.client' } });
 
