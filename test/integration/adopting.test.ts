@@ -3,6 +3,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openControl } from '../../src/app.js';
 import { prepareMove, type MoveRequest } from '../../src/control/adopt.js';
+import { writeVerificationSql } from '../../src/control/verification-sql.js';
 import { listTargetListings, takeCensus } from '../../src/control/targets.js';
 import { runCapturedWith, type runCaptured } from '../cli/captured.js';
 import {
@@ -167,6 +168,9 @@ describe('leaving', () => {
       rows_updated: rows,
     });
     expect(await envelopes()).toEqual([{ envelopes: 0 }]);
+    const [statement] = await writeVerificationSql(moving.context, { keyring: undefined, target: table });
+    expect(statement?.key).toBe('plaintext');
+    expect(await moving.shop.query(statement?.sql ?? '')).toEqual([{ cells: String(rows), stale: '0' }]);
     expect(await moving.readAll(place)).toEqual(everyValue);
     expect(await moving.finalize(place)).toMatchObject({ state: 'left', cells: rows });
     const listed = (await listTargetListings(moving.context)).flatMap((one) => one.columns.map(({ name }) => name));
