@@ -2,10 +2,12 @@
 // keyturn.yaml needs.
 import { readFileSync } from 'node:fs';
 import type { Secret } from './crypto/secret.js';
+import { createForeignOpener } from './engine/foreign-keys.js';
 import { startMembership, type Membership } from './engine/membership.js';
 import type { Connections, Environment } from './environment.js';
 import { isKeyturnError, KeyturnError } from './errors.js';
-import { matchRoots, type HeldRoots } from './keys/open-keyring.js';
+import { loadFormatModules } from './format-modules.js';
+import { matchRoots, type HeldRoots, type OpenForeignKey } from './keys/open-keyring.js';
 import { openRootKey } from './keys/roots/open-root-key.js';
 import type { RootKey, RootKeyProvider } from './keys/roots/root-key.js';
 import { openDatabase, type Database } from './store/database.js';
@@ -127,6 +129,7 @@ export async function startMember(options: {
   const openRoots = async (keyring: string, cluster: string): Promise<readonly RootKey[]> =>
     rootOpener.open(options.rootsOf(keyring) ?? (await listRootUris(database)).get(keyring) ?? [], cluster);
   try {
+    await loadFormatModules(options.environment);
     await requireSchema(database);
     const cluster = await getClusterId(database);
     const membership = await startMembership({
@@ -138,6 +141,7 @@ export async function startMember(options: {
       healthUrl: options.healthUrl,
       keyrings: options.keyrings,
       openRoots: (keyring) => openRoots(keyring, cluster),
+      openForeign: reportingTrouble(createForeignOpener(options.environment), options.onTrouble),
       onTrouble: options.onTrouble,
     });
     return {
@@ -157,6 +161,18 @@ export async function startMember(options: {
     await database.close();
     throw error;
   }
+}
+
+/** The member goes on without the key and is a laggard; its own log says why. */
+function reportingTrouble(open: OpenForeignKey, onTrouble: (error: unknown) => void): OpenForeignKey {
+  return async (column) => {
+    try {
+      return await open(column);
+    } catch (error) {
+      onTrouble(error);
+      throw error;
+    }
+  };
 }
 
 export function troubleLogger(log: Logger): (error: unknown) => void {

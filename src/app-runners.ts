@@ -24,6 +24,7 @@ import {
   type ListenSettings,
 } from './environment.js';
 import { KeyturnError } from './errors.js';
+import { loadFormatModules } from './format-modules.js';
 import { consumeBatches, type Consumer } from './queue/consume.js';
 import { queueAddressOf, type QueueAddress } from './queue/connection.js';
 import { openBatchQueue } from './queue/jobs.js';
@@ -297,6 +298,7 @@ async function startPolicies(
       },
       openRoots: opener.open,
       forgetRoot: opener.forget,
+      loadFormats: () => loadFormatModules(environment),
       onProgress: (words) => log.debug(words),
     }),
     openWakeUps: (onWake) => openWakeUps(address, onWake),

@@ -2,7 +2,10 @@
 // the id that the envelope names, never by trying (I1, I8); what reencrypting writes was decrypted again and compared.
 import { KeyturnError } from './errors.js';
 import type { CellAddress, DecryptFailure, Format, Storage, Stored, StoredCell } from './formats/format.js';
+import { movingFormat } from './formats/moving.js';
+import { foreignFormatByName } from './formats/registry.js';
 import { activeKeyOf, type Keyring } from './keys/keyring.js';
+import { foreignKeyId, type ForeignColumn, type StoredKey } from './keys/key-store.js';
 import type { KeyId, ValueKey } from './crypto/value-key.js';
 
 /** Where a value lives and how it is kept there. */
@@ -29,9 +32,56 @@ export type Examined =
   /** Not the cell's fault: this process lacks the key, or the key was retired. */
   | { readonly outcome: 'blocked'; readonly cause: 'KEY_NOT_HELD' | 'KEY_RETIRED'; readonly keyId: KeyId };
 
-/** Throws KEY_NOT_HELD when the keyring has no usable active key. */
+/** Throws KEY_NOT_HELD when the key to write with is not held. */
 export function encrypt(keyring: Keyring, cell: Cell, plaintext: Uint8Array): Stored {
-  return cell.format.encrypt(plaintext, cell.address, activeKeyOf(keyring), cell.storage);
+  const format = formatAt(keyring, cell.format, cell.address);
+  const key = writingKeyOf(keyring, format);
+  const stored = format.encrypt(plaintext, cell.address, key, cell.storage);
+  if (format === cell.format || format.nameKey(stored) === key.id) return stored;
+  throw new KeyturnError(
+    'VALUE_INVALID',
+    `the plaintext begins like an envelope, and in format ${String(key.id)} nobody could tell it from one`,
+  );
+}
+
+/** The format of a column as this keyring knows it: its own, or while it is between two formats one that reads both. */
+export function formatOfColumn(
+  keyring: { readonly keys: readonly StoredKey[] },
+  own: Format,
+  column: ForeignColumn | undefined,
+): Format {
+  if (column === undefined) return own;
+  return movingFormat({
+    foreign: foreignFormatByName(column.format),
+    foreignKeyId: foreignKeyId(column),
+    writes: column.move === 'adopting' ? 'own' : 'foreign',
+    ownKeys: keyring.keys,
+  });
+}
+
+const formatsBetween = new WeakMap<Keyring, Map<string, Format>>();
+
+export function formatAt(keyring: Keyring, own: Format, address: Pick<CellAddress, 'column'>): Format {
+  if (keyring.foreign.size === 0) return own;
+  const column = keyring.foreign.get(address.column.toString('hex'));
+  if (column === undefined) return own;
+  const known = formatsBetween.get(keyring) ?? new Map<string, Format>();
+  formatsBetween.set(keyring, known);
+  const format = known.get(column.columnId) ?? formatOfColumn(keyring, own, column);
+  known.set(column.columnId, format);
+  return format;
+}
+
+/** Throws KEY_NOT_HELD. */
+function writingKeyOf(keyring: Keyring, format: Format): ValueKey {
+  if (format.writeKeyId === undefined) return activeKeyOf(keyring);
+  const found = keyring.lookup(format.writeKeyId);
+  if (found.status === 'held') return found.key;
+  throw new KeyturnError(
+    'KEY_NOT_HELD',
+    `this process does not hold the key ${format.writeKeyId} that the column is written with`,
+    { keyId: String(format.writeKeyId) },
+  );
 }
 
 /**
@@ -39,10 +89,14 @@ export function encrypt(keyring: Keyring, cell: Cell, plaintext: Uint8Array): St
  * the key exists but is not held here, so that the caller may refresh and try again.
  */
 export function decrypt(keyring: Keyring, cell: Cell, stored: Stored): Decrypted {
-  const found = findKey(keyring, cell.format, stored);
+  const format = formatAt(keyring, cell.format, cell.address);
+  const found = findKey(keyring, format, stored);
   if ('key' in found) {
-    const plaintext = cell.format.decrypt(stored, cell.address, found.key);
-    if (Buffer.isBuffer(plaintext)) return { plaintext, keyId: found.key.id, stale: found.key !== keyring.active };
+    const plaintext = format.decrypt(stored, cell.address, found.key);
+    if (Buffer.isBuffer(plaintext)) {
+      const writeKeyId = format.writeKeyId ?? keyring.active?.id;
+      return { plaintext, keyId: found.key.id, stale: found.key.id !== writeKeyId };
+    }
     throw decryptFailed(found.key.id);
   }
   if (found.outcome === 'blocked' || found.cause === 'UNKNOWN_KEY') {
@@ -84,10 +138,13 @@ interface Moving extends Held {
 /** The same for many values of one column, in their order: faster where the format works on many at a time. */
 export function reencryptAll(
   keyring: Keyring,
-  { format, storage }: Omit<Cell, 'address'>,
+  { format: own, storage }: Omit<Cell, 'address'>,
   values: readonly StoredCell[],
 ): readonly Examined[] {
-  const active = activeKeyOf(keyring);
+  const [first] = values;
+  if (first === undefined) return [];
+  const format = formatAt(keyring, own, first.cell);
+  const active = writingKeyOf(keyring, format);
   const stale: (Held & { readonly at: number })[] = [];
   const examined = values.map(({ stored, cell }, at): Examined => {
     const found = findKey(keyring, format, stored);
@@ -155,9 +212,10 @@ function openToSame(
 
 /** Decrypts and compares without writing: what a deep verification asks of every cell. */
 export function check(keyring: Keyring, cell: Cell, stored: Stored): Examined {
-  const found = findKey(keyring, cell.format, stored);
+  const format = formatAt(keyring, cell.format, cell.address);
+  const found = findKey(keyring, format, stored);
   if (!('key' in found)) return found;
-  const plaintext = cell.format.decrypt(stored, cell.address, found.key);
+  const plaintext = format.decrypt(stored, cell.address, found.key);
   if (!Buffer.isBuffer(plaintext)) return { outcome: 'failed', cause: plaintext, keyId: found.key.id };
   plaintext.fill(0);
   return { outcome: 'current' };

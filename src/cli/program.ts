@@ -1,6 +1,7 @@
 // The command line as a whole: every command, the options they share, and how commander prints.
 import { Command, type Option } from 'commander';
 import type { Cli } from './cli.js';
+import { addAdoptCommand } from './commands/adopt.js';
 import { addAuditCommands } from './commands/audit.js';
 import { addKeyCommands } from './commands/key.js';
 import { addMemberCommands } from './commands/member.js';
@@ -45,6 +46,7 @@ export function createProgram(
   addRootCommands(program, cli);
   addRunningCommands(program, cli);
   addRunCommands(program, cli);
+  addAdoptCommand(program, cli);
   addAuditCommands(program, cli);
   addQuarantineCommands(program, cli);
   addMemberCommands(program, cli);

@@ -14,6 +14,8 @@ export interface ControlContext {
   readonly openRoots: (uris: readonly string[], cluster: string) => Promise<readonly RootKey[]>;
   /** Lets go of a root key that was replaced; `env:` cannot be read a second time. */
   readonly forgetRoot: (fingerprint: Buffer) => void;
+  /** Foreign formats of the user's own; verbs that speak of foreign formats call it first. */
+  readonly loadFormats: () => Promise<void>;
   /** What the verb is waiting for, for people who watch. */
   readonly onProgress: (words: string) => void;
   /** How long verbs wait for members and for older transactions before they refuse; default 60 s. */

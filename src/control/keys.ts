@@ -221,7 +221,7 @@ export async function proveReadable(
   }
 }
 
-const defaultPatienceMs = 60_000;
+export const defaultPatienceMs = 60_000;
 
 export interface Activated {
   readonly keyring: string;
@@ -328,7 +328,7 @@ async function formatsOf(context: ControlContext, keyring: StoredKeyring): Promi
   return [...new Set(targets.flatMap((target) => target.columns.map((column) => column.format)))];
 }
 
-async function converge(
+export async function converge(
   context: ControlContext,
   keyring: StoredKeyring,
   need: Omit<Requirement, 'keyringId' | 'expectedMembers'>,

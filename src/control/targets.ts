@@ -1,7 +1,8 @@
 // The operator's verbs on targets: list, census, rename.
-import { formatOf } from '../engine/cells-of-target.js';
+import { formatIn } from '../engine/cells-of-target.js';
 import { KeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
+import type { ForeignColumn } from '../keys/key-store.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable } from '../store/catalog.js';
 import { countByKey } from '../store/census.js';
@@ -25,31 +26,51 @@ export interface TargetListing {
   readonly keyring: string;
   readonly primary_key: readonly string[];
   readonly scope: string | null;
-  readonly columns: readonly { id: string; name: string; type: string; format: string; bind: string }[];
+  readonly columns: readonly {
+    id: string;
+    name: string;
+    type: string;
+    format: string;
+    bind: string;
+    /** `adopting from plaintext`, `leaving to plaintext`; null for most. */
+    move: string | null;
+  }[];
 }
 
 export async function listTargetListings(context: ControlContext): Promise<readonly TargetListing[]> {
-  return (await listTargets(context.database)).map((target) => ({
-    id: target.id,
-    table: targetTitle(target),
-    keyring: target.keyringName,
-    primary_key: target.key.map(({ name, type }) => `${name} ${type}`),
-    scope: target.scope?.name ?? null,
-    columns: target.columns.map((column) => ({
-      id: column.id,
-      name: column.name,
-      type: column.sqlType,
-      format: column.format,
-      bind: column.bind,
-    })),
-  }));
+  const { database } = context;
+  const listings: TargetListing[] = [];
+  for (const target of await listTargets(database)) {
+    const { foreign } = await getKeyring(database, target.keyringName);
+    listings.push({
+      id: target.id,
+      table: targetTitle(target),
+      keyring: target.keyringName,
+      primary_key: target.key.map(({ name, type }) => `${name} ${type}`),
+      scope: target.scope?.name ?? null,
+      columns: target.columns.map((column) => ({
+        id: column.id,
+        name: column.name,
+        type: column.sqlType,
+        format: column.format,
+        bind: column.bind,
+        move: describeMove(foreign?.find(({ columnId }) => columnId === column.id)),
+      })),
+    });
+  }
+  return listings;
+}
+
+function describeMove(column: ForeignColumn | undefined): string | null {
+  if (column === undefined) return null;
+  return column.move === 'adopting' ? `adopting from ${column.format}` : `leaving to ${column.format}`;
 }
 
 export interface CensusLine {
   readonly target: string;
   readonly column: string;
   readonly key_id: number | string | null;
-  /** `customers v3 (id 17)`, `unknown key 99`, or `not an envelope`. */
+  /** `customers v3 (id 17)`, `unknown key 99`, `not an envelope`, or in a column that is adopted or left `none of ours: plaintext`. */
   readonly key: string;
   readonly state: string | null;
   readonly cells: number;
@@ -58,6 +79,7 @@ export interface CensusLine {
 /** Counts every registered column by the key its values name. Reads whole tables; needs no root key. */
 export async function takeCensus(context: ControlContext, name: string | undefined): Promise<readonly CensusLine[]> {
   const { database } = context;
+  await context.loadFormats();
   const targets = name === undefined ? await listTargets(database) : [await findTarget(context, name)];
   const lines: CensusLine[] = [];
   for (const target of targets) {
@@ -65,7 +87,7 @@ export async function takeCensus(context: ControlContext, name: string | undefin
     const keyring = await getKeyring(database, target.keyringName);
     // Row security off: where it would hide rows the statement fails instead of counting too few.
     const counts = await database.transaction(
-      (client) => countByKey(client, target, formatOf),
+      (client) => countByKey(client, target, (counted, column) => formatIn(keyring, counted, column)),
       'BEGIN READ ONLY; SET LOCAL row_security = off',
     );
     for (const count of counts) {
@@ -78,7 +100,9 @@ export async function takeCensus(context: ControlContext, name: string | undefin
           count.keyId === undefined
             ? 'not an envelope'
             : key === undefined
-              ? `unknown key ${count.keyId}`
+              ? typeof count.keyId === 'string'
+                ? `none of ours: ${count.keyId}`
+                : `unknown key ${count.keyId}`
               : keyTitle(keyring.name, key),
         state: key?.state ?? null,
         cells: count.cells,

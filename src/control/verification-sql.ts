@@ -1,6 +1,6 @@
 // `verify --sql`: the statements that count, per column, the cells that do not name the active key. For people who want to
 // run the check themselves, with their own client; needs no key material.
-import { formatOf } from '../engine/cells-of-target.js';
+import { formatIn } from '../engine/cells-of-target.js';
 import { KeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
 import { targetTitle } from '../rotation/target.js';
@@ -15,7 +15,7 @@ import { findTarget } from './runs.js';
 export interface VerificationStatement {
   readonly target: string;
   readonly column: string;
-  /** The active key, which every cell should name. */
+  /** The active key, which every cell should name; in a column that leaves, the foreign format. */
   readonly key: string;
   readonly sql: string;
 }
@@ -26,6 +26,7 @@ export async function writeVerificationSql(
   choice: { keyring: string | undefined; target: string | undefined },
 ): Promise<readonly VerificationStatement[]> {
   const { database } = context;
+  await context.loadFormats();
   const keyringName = choice.keyring === undefined ? undefined : (await chooseKeyring(database, choice.keyring)).name;
   const targets =
     choice.target === undefined ? await listTargets(database) : [await findTarget(context, choice.target)];
@@ -42,16 +43,16 @@ export async function writeVerificationSql(
       );
     for (const column of target.columns) {
       const cell = cellExpression(column);
-      const namesKey = formatOf(target, column).sqlNamesKey(
-        cell,
-        column.sqlType === 'bytea' ? 'bytes' : 'text',
-        active,
-      );
+      const format = formatIn(keyring, target, column);
+      const namesKey = format.sqlNamesKey(cell, column.sqlType === 'bytea' ? 'bytes' : 'text', {
+        ...active,
+        id: format.writeKeyId ?? active.id,
+      });
       const table = `${quoteIdentifier(target.schema)}.${quoteIdentifier(target.table)}`;
       statements.push({
         target: targetTitle(target),
         column: column.name,
-        key: keyTitle(keyring.name, active),
+        key: format.writeKeyId === undefined ? keyTitle(keyring.name, active) : String(format.writeKeyId),
         sql: `SELECT count(*) AS cells, count(*) FILTER (WHERE NOT ${namesKey}) AS stale FROM ${table} t WHERE ${cell} IS NOT NULL`,
       });
     }

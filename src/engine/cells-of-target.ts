@@ -1,10 +1,11 @@
 // From a row as read to its cells: address, format and storage of each. Binds tenant, target, column and row (I2).
-import type { Cell } from '../codec.js';
+import { formatOfColumn, type Cell } from '../codec.js';
 import { encodeRowKey } from '../crypto/row-key.js';
 import { tenantBytes, uuidToBytes } from '../crypto/uuid.js';
 import { KeyturnError } from '../errors.js';
 import type { Format, Storage } from '../formats/format.js';
 import { formatByName, formatNames } from '../formats/registry.js';
+import type { StoredKeyring } from '../keys/key-store.js';
 import { targetTitle, type RowKey, type Target, type TargetColumn } from '../rotation/target.js';
 
 export interface CellBuilder {
@@ -57,6 +58,16 @@ export function createCellBuilder(target: Target, cluster: string): CellBuilder 
 
 export function storageOf(column: Pick<TargetColumn, 'sqlType'>): Storage {
   return column.sqlType === 'bytea' ? 'bytes' : 'text';
+}
+
+/** The format as a keyring knows it: for a column between two formats the one that reads both. */
+export function formatIn(
+  keyring: Pick<StoredKeyring, 'keys' | 'foreign'>,
+  target: Pick<Target, 'schema' | 'table'>,
+  column: Pick<TargetColumn, 'id' | 'name' | 'format'>,
+): Format {
+  const move = keyring.foreign?.find(({ columnId }) => columnId === column.id);
+  return formatOfColumn(keyring, formatOf(target, column), move);
 }
 
 export function formatOf(

@@ -9,7 +9,7 @@ import { randomUUID } from 'node:crypto';
 import { algorithmNames } from '../crypto/algorithms.js';
 import { KeyturnError } from '../errors.js';
 import { formatNames } from '../formats/registry.js';
-import type { KeyStore } from '../keys/key-store.js';
+import { foreignKeyId, type KeyStore } from '../keys/key-store.js';
 import type { Keyring } from '../keys/keyring.js';
 import {
   isRootAway,
@@ -18,6 +18,7 @@ import {
   openKeyring,
   openKeyringOrRefuse,
   type KnownRoot,
+  type OpenForeignKey,
 } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import { isLoaded } from '../keys/states.js';
@@ -49,6 +50,8 @@ export interface MembershipOptions {
   readonly keyrings: readonly string[] | undefined;
   /** Opens the root keys of a keyring, as far as they are there; called again when the keyring has changed. */
   readonly openRoots: (keyring: string) => Promise<readonly RootKey[]>;
+  /** Opens the key of a foreign format; whatever it cannot open this member reports as not held. */
+  readonly openForeign?: OpenForeignKey;
   /** A refresh or heartbeat failed, or a key could not be opened; the member goes on. */
   readonly onTrouble: (error: unknown) => void;
   /** Monotonic milliseconds; default `performance.now`. */
@@ -95,7 +98,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
       });
     const roots = await options.openRoots(name);
     const known = await listRootRecords(database);
-    const { keyring, unproven } = await openKeyringOrRefuse(stored, roots, known);
+    const { keyring, unproven } = await openKeyringOrRefuse(stored, roots, known, options.openForeign);
     if (unproven.length > 0)
       options.onTrouble(
         new KeyturnError(
@@ -131,7 +134,10 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     const known: readonly KnownRoot[] = await listRootRecords(database);
     const earlier = new Map(entry.keyring.held.map((key) => [key.id, key]));
     entry.roots = await openRootsAgain(name, entry.roots);
-    const keyring = await openKeyring(stored, matchRoots(entry.roots, known), earlier, options.onTrouble);
+    const keyring = await openKeyring(stored, matchRoots(entry.roots, known), earlier, {
+      onAway: options.onTrouble,
+      openForeign: options.openForeign,
+    });
     entry.rootIds = await listOpenRoots(entry.roots, known, options.onTrouble);
     // A slower read that began before a newer snapshot arrived must not bring the older one back: the member may have
     // reported already that it writes with the newer key.
@@ -235,5 +241,6 @@ function reportOf({ keyring, rootIds }: Held): HeldKeyring {
     generation: keyring.generation,
     writeKeyId: typeof keyring.active?.id === 'number' ? keyring.active.id : undefined,
     heldKeyIds: keyring.held.flatMap((key) => (typeof key.id === 'number' ? [key.id] : [])),
+    foreignKeyIds: [...keyring.foreign.values()].map(foreignKeyId).filter((id) => keyring.lookup(id).status === 'held'),
   };
 }

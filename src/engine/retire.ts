@@ -90,7 +90,7 @@ const pollMs = 200;
  * Waits until every transaction that is open now, prepared ones included, has ended: one that inserted an envelope and has
  * not committed would be invisible to the scan. Virtual transaction ids are readable by every role.
  */
-async function waitForOlderTransactions(
+export async function waitForOlderTransactions(
   database: Queryable,
   { onProgress, olderTransactionsMs }: ProofOptions,
 ): Promise<void> {

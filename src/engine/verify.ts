@@ -1,8 +1,9 @@
 // The second scan: counts, per slice, the cells that do not name the run's target key. Counting is one SQL statement by
 // envelope header; only a slice with strangers in it, or a deep verification, is read cell by cell. Application tables
 // are read in read-only transactions and never written.
-import { check, type Cell, type CellFailure } from '../codec.js';
+import { check, formatAt, type Cell, type CellFailure } from '../codec.js';
 import type { KeyId } from '../crypto/value-key.js';
+import { uuidToBytes } from '../crypto/uuid.js';
 import { isKeyturnError, KeyturnError } from '../errors.js';
 import type { Stored } from '../formats/format.js';
 import type { Keyring } from '../keys/keyring.js';
@@ -157,9 +158,11 @@ type Counted = Pick<SliceCount, 'outcome' | 'staleCells' | 'failures' | 'bytes'>
 
 /** Undefined when some cell does not name the target key, so that the slice has to be looked at. */
 async function countByHeader(client: Queryable, scan: Scan, range: KeyRange): Promise<Counted | undefined> {
-  const counted = await scan.store.countNot(client, range, scan.batch.run.scope, (expression, column) =>
-    formatOf(scan.target, column).sqlNamesKey(expression, storageOf(column), scan.targetKey),
-  );
+  const counted = await scan.store.countNot(client, range, scan.batch.run.scope, (expression, column) => {
+    const format = formatAt(scan.keyring, formatOf(scan.target, column), { column: uuidToBytes(column.id) });
+    const key = { ...scan.targetKey, id: format.writeKeyId ?? scan.targetKey.id };
+    return format.sqlNamesKey(expression, storageOf(column), key);
+  });
   if (counted.others > 0) return undefined;
   const outcome = {
     ...emptyOutcome,
@@ -203,7 +206,9 @@ type Verdict =
 
 /** A stale cell counts as conflicted: it is not settled and has to be visited again. */
 function verdictOn(scan: Scan, cell: Cell, stored: Stored): Verdict {
-  const keyId = cell.format.nameKey(stored);
+  const format = formatAt(scan.keyring, cell.format, cell.address);
+  const targetKeyId = format.writeKeyId ?? scan.targetKey.id;
+  const keyId = format.nameKey(stored);
   const failed = (cause: CellFailure): Verdict => ({
     outcome: 'failed',
     cause,
@@ -217,12 +222,12 @@ function verdictOn(scan: Scan, cell: Cell, stored: Stored): Verdict {
     const examined = check(scan.keyring, cell, stored);
     if (examined.outcome === 'failed') return failed(examined.cause);
   }
-  if (scan.batch.run.deep && keyId === scan.targetKey.id && status !== 'held') {
+  if (scan.batch.run.deep && keyId === targetKeyId && status !== 'held') {
     throw new KeyturnError('KEY_NOT_HELD', `this worker does not hold the target key ${keyId}`, {
       keyId: String(keyId),
     });
   }
-  return { outcome: keyId === scan.targetKey.id ? 'current' : 'conflicted' };
+  return { outcome: keyId === targetKeyId ? 'current' : 'conflicted' };
 }
 
 function targetKeyOf(keyring: Keyring, id: KeyId): StoredKey {

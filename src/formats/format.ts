@@ -37,6 +37,8 @@ export interface Format {
   readonly bindsCell: boolean;
   /** Algorithms this format reads and writes. */
   readonly algorithms: readonly AlgorithmName[];
+  /** The key it writes with, where that is not the active key of the keyring. */
+  readonly writeKeyId?: KeyId;
 
   /** The key a value names, read without opening it; undefined where the format cannot tell or the value is not its own. */
   nameKey(stored: Stored): KeyId | undefined;

@@ -25,6 +25,21 @@ export interface StoredKey {
   readonly wraps: readonly StoredWrap[];
 }
 
+/** A column between Keyturn's format and a foreign one: adopting it writes ours, leaving it writes theirs; both are read. */
+export interface ForeignColumn {
+  /** UUID. */
+  readonly columnId: string;
+  readonly format: string;
+  /** Where the format's secret is found; undefined for a format without a key. A URI names a place, never a key. */
+  readonly secretUri: string | undefined;
+  readonly move: 'adopting' | 'leaving';
+}
+
+/** How foreign values of the column name their key, since they name none themselves. */
+export function foreignKeyId({ format, secretUri }: Pick<ForeignColumn, 'format' | 'secretUri'>): string {
+  return secretUri === undefined ? format : `${format} ${secretUri}`;
+}
+
 /** One keyring as of one moment: every key, whatever its state. */
 export interface StoredKeyring {
   /** UUID; also the scope of its data keys. */
@@ -34,6 +49,8 @@ export interface StoredKeyring {
   readonly algorithm: AlgorithmName;
   readonly generation: number;
   readonly keys: readonly StoredKey[];
+  /** Columns of its targets that are between two formats; none where it is left out. */
+  readonly foreign?: readonly ForeignColumn[];
 }
 
 export interface KeyStore {

@@ -2,7 +2,7 @@
 // and a key that is not held says why (I5, I8). A change makes a new snapshot.
 import type { KeyId, ValueKey } from '../crypto/value-key.js';
 import { KeyturnError } from '../errors.js';
-import type { StoredKey, StoredKeyring } from './key-store.js';
+import { foreignKeyId, type ForeignColumn, type StoredKey, type StoredKeyring } from './key-store.js';
 import type { KeyState } from './states.js';
 
 /** What the keyring says of a key id that an envelope names. */
@@ -24,11 +24,15 @@ export interface Keyring {
   /** Keys that decrypt, newest version first. */
   readonly held: readonly ValueKey[];
   readonly keys: readonly StoredKey[];
+  /** Columns between two formats, by the hexadecimal digits of their UUID. */
+  readonly foreign: ReadonlyMap<string, ForeignColumn>;
   lookup(id: KeyId): KeyLookup;
 }
 
 /** `opened`: the keys that this process could unwrap, by id. */
 export function createKeyring(stored: Omit<StoredKeyring, 'algorithm'>, opened: ReadonlyMap<KeyId, ValueKey>): Keyring {
+  const foreign = new Map((stored.foreign ?? []).map((column) => [column.columnId.replaceAll('-', ''), column]));
+  const foreignIds = new Set([...foreign.values()].map(foreignKeyId));
   const states = new Map<KeyId, KeyState>(stored.keys.map((key) => [key.id, key.state]));
   const newestFirst = stored.keys.toSorted((a, b) => b.version - a.version);
   const activeRow = stored.keys.find((key) => key.state === 'active' && !key.isCompromised);
@@ -40,9 +44,11 @@ export function createKeyring(stored: Omit<StoredKeyring, 'algorithm'>, opened: 
     active: activeRow === undefined ? undefined : opened.get(activeRow.id),
     held: newestFirst.flatMap((key) => opened.get(key.id) ?? []),
     keys: newestFirst,
+    foreign,
     lookup(id: KeyId): KeyLookup {
       const key = opened.get(id);
       if (key !== undefined) return { status: 'held', key };
+      if (typeof id === 'string') return { status: foreignIds.has(id) ? 'not_held' : 'unknown' };
       const state = states.get(id);
       if (state === undefined) return { status: 'unknown' };
       if (state === 'retired' || state === 'pending_destruction') return { status: 'retired' };

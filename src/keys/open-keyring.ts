@@ -4,7 +4,7 @@
 import type { KeyId, ValueKey } from '../crypto/value-key.js';
 import { isKeyturnError, KeyturnError } from '../errors.js';
 import { createKeyring, keyTitle, type Keyring } from './keyring.js';
-import type { StoredKey, StoredKeyring } from './key-store.js';
+import { foreignKeyId, type ForeignColumn, type StoredKey, type StoredKeyring } from './key-store.js';
 import type { RootKey } from './roots/root-key.js';
 import { isLoaded } from './states.js';
 
@@ -27,6 +27,9 @@ export function matchRoots(roots: readonly RootKey[], known: readonly KnownRoot[
   return held;
 }
 
+/** Opens the key of a foreign format; throws where this process cannot. */
+export type OpenForeignKey = (column: ForeignColumn) => Promise<ValueKey>;
+
 /** Whether the provider of a root key cannot be asked, or will not answer, now. The keys already held stay usable. */
 export function isRootAway(error: unknown): error is KeyturnError {
   return isKeyturnError(error, 'ROOT_KEY_UNAVAILABLE') || isKeyturnError(error, 'ROOT_KEY_REFUSED');
@@ -47,6 +50,7 @@ export async function openKeyringOrRefuse(
   stored: StoredKeyring,
   given: readonly RootKey[],
   known: readonly KnownRoot[],
+  openForeign?: OpenForeignKey,
 ): Promise<OpenedKeyring> {
   const loadable = stored.keys.filter((key) => isLoaded(key.state));
   const needed = new Set(loadable.flatMap((key) => key.wraps.map((wrap) => wrap.rootId)));
@@ -59,7 +63,7 @@ export async function openKeyringOrRefuse(
   }
   if (needed.size > 0 && ![...needed].some((id) => roots.has(id))) throw mismatch(stored, given, known, needed);
   const unproven = await dropAwayAndListUnproven(roots, known, needed);
-  const keyring = await openKeyring(stored, roots, new Map());
+  const keyring = await openKeyring(stored, roots, new Map(), { openForeign });
   const unopened = loadable.find((key) => keyring.lookup(key.id).status !== 'held');
   if (unopened === undefined) return { keyring, roots, unproven };
   if (unproven.length > 0) throw mismatch(stored, given, known, needed);
@@ -167,6 +171,11 @@ export async function listOpenRoots(
   return open;
 }
 
+export interface Opening {
+  readonly onAway?: ((error: unknown) => void) | undefined;
+  readonly openForeign?: OpenForeignKey | undefined;
+}
+
 /**
  * Unwraps what is loadable, reusing keys of an earlier snapshot. A key that does not open is left out: the keyring then
  * says `not_held`, and the member's report makes it a laggard. With `onAway` so is one whose provider is away.
@@ -175,7 +184,7 @@ export async function openKeyring(
   stored: StoredKeyring,
   roots: HeldRoots,
   earlier: ReadonlyMap<KeyId, ValueKey>,
-  onAway?: (error: unknown) => void,
+  { onAway, openForeign }: Opening = {},
 ): Promise<Keyring> {
   const opened = new Map<KeyId, ValueKey>();
   for (const key of stored.keys) {
@@ -187,7 +196,16 @@ export async function openKeyring(
         : await unwrapAny(stored, key, roots, onAway);
     if (opens !== undefined) opened.set(key.id, opens);
   }
+  for (const column of stored.foreign ?? []) {
+    const opens = await openForeign?.(column).catch(ignoreUnopened);
+    if (opens !== undefined) opened.set(foreignKeyId(column), opens);
+  }
   return createKeyring(stored, opened);
+}
+
+/** Like a data key that does not open: whoever opens foreign keys has said why. */
+function ignoreUnopened(error: unknown): undefined {
+  if (!isKeyturnError(error)) throw error;
 }
 
 async function unwrapAny(

@@ -15,6 +15,7 @@ export interface ReportingMember {
     readonly writeKeyId: number | undefined;
     readonly heldKeyIds: readonly number[];
     readonly rootIds: readonly number[];
+    readonly foreignKeyIds?: readonly string[];
   }[];
 }
 
@@ -27,6 +28,10 @@ export interface Requirement {
   readonly writesWithKeyId?: number;
   /** Could start with this root key. */
   readonly opensRootId?: number;
+  /** Holds a snapshot of this generation or a newer one. */
+  readonly generation?: number;
+  /** Reads and writes foreign values under this key. */
+  readonly holdsForeignKeyId?: string;
   /** Reads this algorithm and these formats. */
   readonly algorithm?: string;
   readonly formats?: readonly string[];
@@ -83,6 +88,13 @@ function whyBehind(member: ReportingMember, requirement: Requirement): string | 
   if (format !== undefined) return `does not read format ${format}`;
   if (requirement.algorithm !== undefined && !member.algorithms.includes(requirement.algorithm))
     return `does not read ${requirement.algorithm}`;
+  if (requirement.generation !== undefined && (held?.generation ?? 0) < requirement.generation)
+    return `holds generation ${held?.generation ?? 'none'}, not ${requirement.generation}`;
+  if (
+    requirement.holdsForeignKeyId !== undefined &&
+    held?.foreignKeyIds?.includes(requirement.holdsForeignKeyId) !== true
+  )
+    return `does not hold the key of ${requirement.holdsForeignKeyId}`;
   if (requirement.holdsKeyId !== undefined && held?.heldKeyIds.includes(requirement.holdsKeyId) !== true)
     return `does not hold key ${requirement.holdsKeyId}`;
   if (requirement.writesWithKeyId !== undefined && held?.writeKeyId !== requirement.writesWithKeyId)

@@ -3,7 +3,7 @@
 import { algorithmNames, type AlgorithmName } from '../crypto/algorithms.js';
 import type { DataKeyIdentity } from '../crypto/value-key.js';
 import { KeyturnError } from '../errors.js';
-import type { KeyStore, StoredKey, StoredKeyring, StoredWrap } from '../keys/key-store.js';
+import type { ForeignColumn, KeyStore, StoredKey, StoredKeyring, StoredWrap } from '../keys/key-store.js';
 import { mayMove, type KeyState } from '../keys/states.js';
 import { writeAudit } from './audit.js';
 import type { Queryable, Row } from './database.js';
@@ -161,6 +161,9 @@ export async function listKeyringNames(database: Queryable): Promise<readonly st
 async function findKeyring(database: Queryable, name: string): Promise<StoredKeyring | undefined> {
   const { rows } = await database.query(
     `SELECT r.id, r.name, r.algorithm, r.generation, (SELECT id FROM keyturn.cluster),
+       (SELECT jsonb_agg(jsonb_build_object('columnId', e.id, 'format', e.foreign_format, 'secretUri', e.foreign_secret_uri, 'move', e.move) ORDER BY e.id)
+         FROM keyturn.target t JOIN keyturn.target_column e ON e.target_id = t.id
+         WHERE t.keyring_id = r.id AND e.move IS NOT NULL),
        k.id, k.version, k.state, k.compromised, k.algorithm, k.commitment, k.created_at, k.activated_at, k.activated_generation, k.retired_at,
        w.root_key_id, w.blob
      FROM keyturn.keyring r
@@ -178,8 +181,14 @@ async function findKeyring(database: Queryable, name: string): Promise<StoredKey
     algorithm: algorithmOf(first[2]),
     generation: Number(first[3]),
     cluster: String(first[4]),
-    keys: keysOf(rows.map((row) => row.slice(5))),
+    foreign: foreignOf(first[5]),
+    keys: keysOf(rows.map((row) => row.slice(6))),
   };
+}
+
+function foreignOf(columns: unknown): readonly ForeignColumn[] {
+  const listed = (columns ?? []) as (Omit<ForeignColumn, 'secretUri'> & { secretUri: string | null })[];
+  return listed.map((column) => ({ ...column, secretUri: column.secretUri ?? undefined }));
 }
 
 function keysOf(rows: readonly Row[]): readonly StoredKey[] {
@@ -263,7 +272,8 @@ export async function insertStagedKey(
   });
 }
 
-async function bumpGeneration(client: Queryable, keyring: { readonly id: string }): Promise<number> {
+/** Members hold the change once they report this generation. */
+export async function bumpGeneration(client: Queryable, keyring: { readonly id: string }): Promise<number> {
   const { rows } = await client.query(
     'UPDATE keyturn.keyring SET generation = generation + 1 WHERE id = $1 RETURNING generation',
     [keyring.id],

@@ -27,6 +27,8 @@ export interface HeldKeyring {
   readonly heldKeyIds: readonly number[];
   /** Root keys, by their number in the control schema, that the member could start with. */
   readonly rootIds: readonly number[];
+  /** Keys of foreign formats that it holds; none where left out. */
+  readonly foreignKeyIds?: readonly string[];
 }
 
 export interface MemberRow extends MemberIdentity {
@@ -53,6 +55,7 @@ export async function beat(
         write_key_id: held.writeKeyId ?? null,
         held_key_ids: held.heldKeyIds,
         root_key_ids: held.rootIds,
+        foreign_key_ids: held.foreignKeyIds ?? [],
       })),
     ),
   ]);
@@ -120,7 +123,7 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
   const { rows } = await database.query(
     `SELECT m.id, m.kind, m.name, m.host, m.pid, m.version, m.formats, m.algorithms, m.health_url, m.started_at, m.heartbeat_at,
        m.heartbeat_at > clock_timestamp() - make_interval(secs => $1),
-       coalesce((SELECT jsonb_agg(jsonb_build_object('keyringId', k.keyring_id, 'generation', k.generation, 'writeKeyId', k.write_key_id, 'heldKeyIds', k.held_key_ids, 'rootIds', k.root_key_ids))
+       coalesce((SELECT jsonb_agg(jsonb_build_object('keyringId', k.keyring_id, 'generation', k.generation, 'writeKeyId', k.write_key_id, 'heldKeyIds', k.held_key_ids, 'rootIds', k.root_key_ids, 'foreignKeyIds', k.foreign_key_ids))
          FROM keyturn.member_keyring k WHERE k.member_id = m.id), '[]'),
        extract(epoch FROM clock_timestamp() - m.heartbeat_at)::float8
      FROM keyturn.member m ORDER BY m.kind, m.name, m.started_at`,
@@ -163,6 +166,7 @@ export async function listMembers(database: Queryable): Promise<readonly MemberR
           writeKeyId: number | null;
           heldKeyIds: number[];
           rootIds: number[];
+          foreignKeyIds: string[];
         }[]
       ).map((held) => ({
         ...held,

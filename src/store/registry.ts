@@ -18,7 +18,7 @@ const targetSelect = `
         'format', e.format, 'bind', e.bind) ORDER BY e.attribute, e.name)
        FROM keyturn.target_column e
        LEFT JOIN pg_attribute a ON a.attrelid = t.table_oid AND a.attnum = e.attribute AND NOT a.attisdropped
-       WHERE e.target_id = t.id),
+       WHERE e.target_id = t.id AND e.left_at IS NULL),
     t.key_tags
   FROM keyturn.target t
   JOIN keyturn.keyring r ON r.id = t.keyring_id
@@ -36,13 +36,16 @@ interface ColumnJson {
   bind: 'row' | 'column';
 }
 
+/** The table is there, and a column of it has not been left. */
+const isPresent = `c.oid IS NOT NULL AND EXISTS (SELECT FROM keyturn.target_column e WHERE e.target_id = t.id AND e.left_at IS NULL)`;
+
 /**
  * Targets of one keyring, or of all, by name. Tables that were dropped are left out; throws TARGET_INVALID for one that
  * has lost what its envelopes need.
  */
 export async function listTargets(database: Queryable, keyringId?: string): Promise<readonly Target[]> {
   const { rows } = await database.query(
-    `${targetSelect} WHERE c.oid IS NOT NULL AND ($1::uuid IS NULL OR t.keyring_id = $1) ORDER BY 5, 6`,
+    `${targetSelect} WHERE ${isPresent} AND ($1::uuid IS NULL OR t.keyring_id = $1) ORDER BY 5, 6`,
     [keyringId ?? null],
   );
   return rows.map(targetOf);
@@ -50,7 +53,7 @@ export async function listTargets(database: Queryable, keyringId?: string): Prom
 
 /** Throws TARGET_NOT_FOUND. */
 export async function getTarget(database: Queryable, id: string): Promise<Target> {
-  const { rows } = await database.query(`${targetSelect} WHERE t.id = $1 AND c.oid IS NOT NULL`, [id]);
+  const { rows } = await database.query(`${targetSelect} WHERE t.id = $1 AND ${isPresent}`, [id]);
   if (rows[0] === undefined)
     throw new KeyturnError(
       'TARGET_NOT_FOUND',
@@ -162,7 +165,7 @@ export async function listRegistered(database: Queryable): Promise<readonly Regi
   const { rows } = await database.query(
     `SELECT t.id, t.keyring_id, t.table_oid, t.schema_name, t.table_name, t.key_attributes, t.key_names, t.key_tags, t.scope_attribute, t.scope_name,
        coalesce((SELECT jsonb_agg(jsonb_build_object('id', e.id, 'name', e.name, 'attribute', e.attribute, 'columnName', e.column_name, 'path', e.path, 'format', e.format, 'bind', e.bind) ORDER BY e.attribute, e.name)
-         FROM keyturn.target_column e WHERE e.target_id = t.id), '[]')
+         FROM keyturn.target_column e WHERE e.target_id = t.id AND e.left_at IS NULL), '[]')
      FROM keyturn.target t ORDER BY t.schema_name, t.table_name`,
   );
   return rows.map(

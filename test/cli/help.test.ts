@@ -9,6 +9,7 @@ const leaves = commands.filter((command) => !command.isGroup);
 test('the commands of this release are these and no others', () => {
   expect(leaves.map((command) => command.path).toSorted()).toEqual(
     [
+      'adopt',
       'audit list',
       'audit verify',
       'demo',
@@ -67,6 +68,7 @@ describe.each(leaves)('help of $path', ({ path, options }) => {
 
 test('every verb that changes something takes a reason', () => {
   const changing = [
+    'adopt',
     'init',
     'key activate',
     'key lazy',

@@ -266,6 +266,9 @@ describe('--json', () => {
     expect(await tell('schedule set')).toMatchObject({ schedule: { keyring: 'customers', gradual_days: 30 } });
     expect(await tell('schedule list')).toMatchObject({ schedules: [{ cron: '0 3 1 */3 *' }] });
     expect(await tell('schedule remove')).toEqual({ keyring: 'customers', cancelled: null });
+    expect(
+      await tell('adopt', '--target', 'customer', '--column', 'email', '--from', 'plaintext', '--prepare'),
+    ).toMatchObject({ move: 'adopting', is_new: true });
     await database.pool.query('ALTER TABLE customer RENAME TO client');
     expect(await tell('target rename', 'customer', 'client')).toMatchObject({ target: { table: 'public.client' } });
 

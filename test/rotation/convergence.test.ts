@@ -114,3 +114,27 @@ describe('I5 laggards', () => {
     expect(memberTitle(member())).toBe('application shop (pid 7 on host-1)');
   });
 });
+
+describe('a column between two formats', () => {
+  const holding = (generation: number, foreignKeyIds?: readonly string[]): ReportingMember =>
+    member({
+      keyrings: [
+        {
+          keyringId: 'ring',
+          generation,
+          writeKeyId: 1,
+          heldKeyIds: [1],
+          rootIds: [1],
+          ...(foreignKeyIds === undefined ? {} : { foreignKeyIds }),
+        },
+      ],
+    });
+
+  test('a member with an older snapshot, or without the foreign key, is behind', () => {
+    const need = { keyringId: 'ring', generation: 6, holdsForeignKeyId: 'plaintext' };
+    expect(findLaggards([holding(6, ['plaintext'])], need)).toEqual([]);
+    expect(findLaggards([holding(5, ['plaintext'])], need)).toMatchObject([{ why: 'holds generation 5, not 6' }]);
+    for (const other of [holding(7), holding(7, ['pgcrypto env:OLD'])])
+      expect(findLaggards([other], need)).toMatchObject([{ why: 'does not hold the key of plaintext' }]);
+  });
+});

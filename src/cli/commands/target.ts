@@ -26,7 +26,12 @@ export function addTargetCommands(program: Command, cli: Cli): void {
                   `${output.paint('strong', table)}  keyring ${keyring}, primary key (${key.join(', ')}), ${scope === null ? 'no scope column' : `scope ${scope}`}`,
                   ...tableLines(
                     ['', '', '', ''],
-                    columns.map(({ name, type, format, bind }) => [name, type, format, `bound to the ${bind}`]),
+                    columns.map(({ name, type, format, bind, move }) => [
+                      name,
+                      type,
+                      format,
+                      `bound to the ${bind}${move === null ? '' : `, ${move}`}`,
+                    ]),
                   ).slice(1),
                 ]),
           );

@@ -111,9 +111,15 @@ export const controlSchemaStatements: readonly string[] = [
   path text[],
   format text NOT NULL,
   bind text NOT NULL CHECK (bind IN ('row', 'column')),
+  move text CHECK (move IN ('adopting', 'leaving')),
+  foreign_format text,
+  foreign_secret_uri text,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  UNIQUE (target_id, name)
+  left_at timestamptz,
+  CHECK ((move IS NULL) = (foreign_format IS NULL)),
+  CHECK (foreign_secret_uri IS NULL OR foreign_format IS NOT NULL)
 )`,
+  `CREATE UNIQUE INDEX target_column_name ON keyturn.target_column (target_id, name) WHERE left_at IS NULL`,
   `CREATE TABLE keyturn.member (
   id uuid PRIMARY KEY,
   kind text NOT NULL CHECK (kind IN ('application', 'worker', 'supervisor')),
@@ -135,6 +141,7 @@ export const controlSchemaStatements: readonly string[] = [
   write_key_id bigint,
   held_key_ids bigint[] NOT NULL,
   root_key_ids bigint[] NOT NULL DEFAULT '{}',
+  foreign_key_ids text[] NOT NULL DEFAULT '{}',
   PRIMARY KEY (member_id, keyring_id)
 )`,
   // A member writes its own row alone: the id is known to nobody else who may not read the table, and the login is its own.
@@ -152,12 +159,13 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION 'this member belongs to another login' USING ERRCODE = 'insufficient_privilege';
   END IF;
-  INSERT INTO keyturn.member_keyring (member_id, keyring_id, generation, write_key_id, held_key_ids, root_key_ids)
-  SELECT (member ->> 'id')::uuid, k.keyring_id, k.generation, k.write_key_id, k.held_key_ids, k.root_key_ids
-  FROM jsonb_to_recordset(held) AS k(keyring_id uuid, generation bigint, write_key_id bigint, held_key_ids bigint[], root_key_ids bigint[])
+  INSERT INTO keyturn.member_keyring (member_id, keyring_id, generation, write_key_id, held_key_ids, root_key_ids, foreign_key_ids)
+  SELECT (member ->> 'id')::uuid, k.keyring_id, k.generation, k.write_key_id, k.held_key_ids, k.root_key_ids, coalesce(k.foreign_key_ids, '{}')
+  FROM jsonb_to_recordset(held) AS k(keyring_id uuid, generation bigint, write_key_id bigint, held_key_ids bigint[], root_key_ids bigint[],
+    foreign_key_ids text[])
   ON CONFLICT (member_id, keyring_id) DO UPDATE
     SET generation = excluded.generation, write_key_id = excluded.write_key_id, held_key_ids = excluded.held_key_ids,
-      root_key_ids = excluded.root_key_ids;
+      root_key_ids = excluded.root_key_ids, foreign_key_ids = excluded.foreign_key_ids;
 END $$`,
   `CREATE FUNCTION keyturn.leave(member_id uuid) RETURNS void LANGUAGE sql
   SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
