@@ -104,8 +104,7 @@ async function lookAt(one: Watched, look: Look): Promise<void> {
 function gaugeOf({ source, last, atMs }: Watched, settings: PaceSettings): Gauge {
   const isOptional = settings.optional.includes(source);
   if (last !== undefined && 'unavailable' in last) return { source, unavailable: last.unavailable, isOptional };
-  if (last === undefined) return { source, unavailable: 'no answer yet', isOptional };
-  return { source, readings: last.seen, ageMs: performance.now() - atMs, isOptional };
+  return { source, readings: last?.seen ?? [], ageMs: performance.now() - atMs, isOptional };
 }
 
 function readersOf(database: Database): Readonly<Record<HealthSource, Read>> {

@@ -150,11 +150,12 @@ function release(before: PaceState): PaceState {
   return { ...before, target: 1, heldUntilMs: undefined };
 }
 
+/** Where there is no worker there is nothing to halve: the first one that starts is no reason to let only one. */
 function slowDown(before: PaceState, reason: string, { workers }: Observation): PaceState {
   const target = Math.min(before.target ?? workers, workers);
   return {
     ...before,
-    target: Math.max(1, Math.floor(target / 2)),
+    target: workers === 0 ? before.target : Math.max(1, Math.floor(target / 2)),
     nice: Math.max(softNice, before.nice),
     calmSinceMs: undefined,
     reason,

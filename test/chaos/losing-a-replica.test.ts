@@ -24,7 +24,7 @@ test.skipIf(!canReplicate())(
       keyturn,
       Array.from({ length: rows }, (_, at) => at + 1),
     );
-    await shop.startSupervisor();
+    await shop.startSupervisor({ isPaced: true });
     await shop.startWorker();
     const rotated = shop.rotate();
     await rotated;

@@ -4,6 +4,13 @@ import { openControl } from '../../src/app.js';
 import { init } from '../../src/control/init.js';
 import { showRun } from '../../src/control/runs.js';
 import { readStatus } from '../../src/control/status.js';
+import { Secret } from '../../src/crypto/secret.js';
+import { openGauges } from '../../src/engine/gauges.js';
+import { healthSources, optionalByDefault } from '../../src/rotation/health.js';
+import { decidePace, initialPaceState } from '../../src/rotation/pacing.js';
+import { openDatabase } from '../../src/store/database.js';
+import { createTestDatabase } from '../support/database.js';
+import { startFaultProxy } from '../support/fault-proxy.js';
 import { insertCustomers, openShop, shopConfig } from '../support/shop.js';
 import { until } from '../support/until.js';
 
@@ -19,7 +26,7 @@ test('a source that is not optional and unseen stops a run before its first slic
   const keyturn = await shop.open();
   await insertCustomers(shop, keyturn, [1, 2, 3]);
   const { context } = shop.control;
-  await shop.startSupervisor();
+  await shop.startSupervisor({ isPaced: true });
   const pace = await until(async () => (await readStatus(context)).pace ?? undefined, { what: 'a pace', deadlineMs });
   expect(pace).toMatchObject({
     target_workers: null,
@@ -43,4 +50,30 @@ test('a source that is not optional and unseen stops a run before its first slic
     { what: 'the run to say what holds it back', deadlineMs },
   );
   expect(held).toMatchObject({ state: 'running', held_back_by: words, rows_examined: 0, pace: { target_workers: 0 } });
+});
+
+test('a supervisor whose sources have not answered yet, as on a busy machine, holds nothing back before they are old', async ({
+  onTestFinished,
+}) => {
+  const { url, drop } = await createTestDatabase();
+  const proxy = await startFaultProxy(url);
+  const database = openDatabase({ url: new Secret(proxy.url), maxConnections: 3, applicationName: 'test' });
+  onTestFinished(async () => {
+    await proxy.close();
+    await database.close();
+    await drop();
+  });
+  proxy.loseSilently();
+  const gauges = openGauges(database);
+  const settings = { cpus: 4, optional: optionalByDefault };
+  const seen = await gauges.look({ settings, isMoving: true });
+  expect(seen.map(({ source }) => source)).toEqual(Object.values(healthSources));
+  expect(seen.every((gauge) => 'readings' in gauge && gauge.readings.length === 0)).toBe(true);
+  const observation = { workers: 2, isEmergency: false };
+  expect(decidePace(initialPaceState, { ...observation, gauges: seen }, 0).targetWorkers).toBeUndefined();
+  const old = seen.map((gauge) => ({ ...gauge, ageMs: 5_001 }));
+  expect(decidePace(initialPaceState, { ...observation, gauges: old }, 0)).toMatchObject({
+    targetWorkers: 0,
+    reason: expect.stringContaining('replicas not seen for 5 s') as string,
+  });
 });

@@ -49,7 +49,7 @@ test.runIf(availableBackends().includes('redis')).concurrent.each([
   ['gone', 'SIGKILL'],
   ['there and silent', 'SIGSTOP'],
 ] as const)(
-  'a supervisor, and a worker with a batch in hand, drain on SIGTERM while their Redis is %s, and exit 143 [redis]',
+  'a supervisor, and a worker with a batch in hand, drain on SIGTERM while their Redis is %s, and exit 143',
   async (_way, signal) => {
     const redis = await startPrivateRedis();
     if (redis === undefined) throw new Error('a Redis to lose needs redis-server on PATH');

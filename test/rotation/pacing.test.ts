@@ -106,6 +106,12 @@ describe('the pace of the fleet', () => {
     );
   });
 
+  test('keeps the first worker of several from being the only one after a soft limit that was passed while there was none', () => {
+    const { state, targetWorkers, nice } = decidePace(initialPaceState, seen([gauge(1)], { workers: 0 }), 0);
+    expect({ targetWorkers, nice }).toEqual({ targetWorkers: undefined, nice: 1 });
+    expect(decidePace(state, seen([gauge(1)], { workers: 8 }), 1_000).targetWorkers).toBe(4);
+  });
+
   test('stops at a hard limit for 10 s, then twice as long each time, at most 10 min', () => {
     let state = initialPaceState;
     let nowMs = 0;

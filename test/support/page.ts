@@ -11,3 +11,8 @@ export function blocksOf(page: string): readonly Block[] {
     text: match[2] ?? '',
   }));
 }
+
+/** A line of shell without expansions, as the words that a program would be given. */
+export function wordsOf(line: string): readonly string[] {
+  return [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, bare]) => quoted ?? bare ?? '');
+}

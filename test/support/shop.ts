@@ -37,7 +37,8 @@ export interface Shop {
   environment(): Record<string, string>;
   open(name?: string): Promise<Keyturn>;
   startWorker(reachPoint?: ReachPoint): Promise<LongRunning>;
-  startSupervisor(): Promise<LongRunning>;
+  /** Paced only where asked for: how busy the machine is must decide no test but those of pacing. */
+  startSupervisor(options?: { readonly isPaced: boolean }): Promise<LongRunning>;
   rotate(): Promise<number>;
   order(request?: Partial<RunRequest>): Promise<number>;
   waitForRun(id: number, deadlineMs?: number): Promise<RunReport>;
@@ -105,7 +106,8 @@ export async function openShop(
           ...(reachPoint === undefined ? {} : { reachPoint }),
         }),
       ),
-    startSupervisor: async () => keep(await startSupervisorProcess({ environment: environment(), name: 'supervisor' })),
+    startSupervisor: async ({ isPaced } = { isPaced: false }) =>
+      keep(await startSupervisorProcess({ environment: environment(), name: 'supervisor', isPaced })),
     async rotate() {
       const staged = await stageKey(control.context, undefined, 'test');
       await activate(control.context, undefined, String(staged.key.id), 'test');
