@@ -13,6 +13,26 @@ export interface ControlContext {
   readonly onProgress: (words: string) => void;
   /** How long verbs wait for members and for older transactions before they refuse; default 60 s. */
   readonly patienceMs?: number;
+  /** A crash test ends the process at one of these points. */
+  readonly reachPoint?: (point: ControlPoint) => Promise<void>;
+}
+
+/** Named points inside a verb. */
+export type ControlPoint =
+  | 'fence.before_ddl'
+  | 'fence.after_ddl'
+  | 'retire.after_scan'
+  | 'retire.before_state'
+  | 'destroy.before'
+  | 'destroy.after_null_before_audit';
+
+const defaultPatienceMs = 60_000;
+
+export function patienceOf({ patienceMs = defaultPatienceMs, onProgress }: ControlContext): {
+  readonly patienceMs: number;
+  readonly onProgress: (words: string) => void;
+} {
+  return { patienceMs, onProgress };
 }
 
 export interface OpenControl {

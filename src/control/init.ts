@@ -11,6 +11,7 @@ import { migrateQueueSchema } from '../queue/schema.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable, type CatalogTable } from '../store/catalog.js';
 import type { Queryable } from '../store/database.js';
+import { convergeFences, listFenceTroubles } from '../engine/fence.js';
 import { grantsFor, type GrantedTarget, type TableGrant } from '../store/grants.js';
 import {
   activateKey,
@@ -40,7 +41,7 @@ import {
 } from '../store/registry.js';
 import { migrate, requireOwnership, requireSchema } from '../store/schema.js';
 import { ensureAuditKey, sealRecord } from './audit.js';
-import type { ControlContext } from './context.js';
+import { patienceOf, type ControlContext } from './context.js';
 import { insertNewKey, proveReadable } from './keys.js';
 
 export interface InitReport {
@@ -77,7 +78,23 @@ export async function init(context: ControlContext, reason?: string): Promise<In
   const roots = config.keyrings.flatMap((keyring) => rootsByKeyring(keyring.name).roots);
   await ensureAudit(context, roots, reason);
   const { grants, warnings } = await grantRoles(context);
-  return { migrations, keyrings, ...registered, warnings: [...registered.warnings, ...warnings], grants };
+  const fences = await mendFences(context);
+  return { migrations, keyrings, ...registered, warnings: [...registered.warnings, ...warnings, ...fences], grants };
+}
+
+/** A table that is new here, or whose fence somebody touched, gets the fence that all others have. */
+async function mendFences(context: ControlContext): Promise<readonly Finding[]> {
+  const { database } = context;
+  const before = await listFenceTroubles(database);
+  if (before.length === 0) return [];
+  try {
+    await convergeFences(database, patienceOf(context));
+    return [];
+  } catch (error) {
+    if (!isKeyturnError(error)) throw error;
+    const subject = String(error.details['table'] ?? before[0]?.table);
+    return [{ level: 'warn', check: 'fence', subject, reason: error.message, remedy: 'then run keyturn init again' }];
+  }
 }
 
 /** The audit key, and a seal over everything recorded so far. */

@@ -15,6 +15,7 @@ test('the commands of this release are these and no others', () => {
       'doctor',
       'init',
       'key activate',
+      'key destroy',
       'key list',
       'key restore',
       'key retire',
@@ -57,6 +58,7 @@ test('every verb that changes something takes a reason', () => {
   const changing = [
     'init',
     'key activate',
+    'key destroy',
     'key restore',
     'key retire',
     'key rotate',

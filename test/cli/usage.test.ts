@@ -15,6 +15,12 @@ test.each([
   ['no worker at all', ['reencrypt', '--local', '0'], /from 1 to 64/],
   ['waiting for a run that was not asked for', ['key', 'rotate', '--wait'], /--reencrypt/],
   [
+    'an approval and a cancellation at once',
+    ['key', 'destroy', 'v1', '--approve', '1', '--cancel'],
+    /cannot be used with/,
+  ],
+  ['a waiting time that is no number', ['key', 'destroy', 'v1', '--wait-days', 'soon'], /whole number of days/],
+  [
     'statements and a deep verification at once',
     ['verify', '--sql', '--deep'],
     /cannot be used with option '--sql'|cannot be used with option '--deep'/,
