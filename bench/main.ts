@@ -2,7 +2,7 @@
 // are printed for orientation only.
 import { spawnSync } from 'node:child_process';
 
-const benchmarks = ['bulk', 'rowwise', 'processes'];
+const benchmarks = ['bulk', 'rowwise', 'processes', 'fence'];
 const wanted = process.argv.slice(2);
 
 for (const name of wanted.length > 0 ? wanted : benchmarks) {
