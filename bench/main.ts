@@ -2,7 +2,7 @@
 // are printed for orientation only.
 import { spawnSync } from 'node:child_process';
 
-const benchmarks = ['bulk', 'rowwise', 'processes', 'roots'];
+const benchmarks = ['bulk', 'rowwise', 'processes', 'roots', 'fence'];
 /** By name alone: over a minute, and a figure only on a machine that does nothing else. */
 const others = ['load'];
 const known = [...benchmarks, ...others];

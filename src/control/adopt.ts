@@ -13,8 +13,8 @@ import { endMove, setMove } from '../store/column-moves.js';
 import { quoteIdentifier, readOnlySnapshot, type Queryable } from '../store/database.js';
 import { getKeyring, lockKeyring } from '../store/keys.js';
 import { listUnfinishedRuns } from '../store/runs.js';
-import type { ControlContext } from './context.js';
-import { defaultPatienceMs, converge } from './keys.js';
+import { patienceOf, type ControlContext } from './context.js';
+import { converge } from './keys.js';
 import { beginReencrypt, type BegunRun, type RunnerSupply } from './rotate-and-reencrypt.js';
 import { findTarget, showRun } from './runs.js';
 
@@ -153,7 +153,7 @@ export async function finalizeMove(
   );
   await waitForOlderTransactions(database, {
     onProgress,
-    olderTransactionsMs: context.patienceMs ?? defaultPatienceMs,
+    olderTransactionsMs: patienceOf(context).patienceMs,
   });
   onProgress(`scanning ${title}`);
   const { cells, others } = await database.transaction(

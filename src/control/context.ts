@@ -25,7 +25,25 @@ export interface ControlContext {
 }
 
 /** Named points inside a verb. */
-export type ControlPoint = 'root.after_row_n' | 'root.before_commit' | 'root.after_commit_before_report';
+export type ControlPoint =
+  | 'fence.before_ddl'
+  | 'fence.after_ddl'
+  | 'retire.after_scan'
+  | 'retire.before_state'
+  | 'destroy.before'
+  | 'destroy.after_null_before_audit'
+  | 'root.after_row_n'
+  | 'root.before_commit'
+  | 'root.after_commit_before_report';
+
+const defaultPatienceMs = 60_000;
+
+export function patienceOf({ patienceMs = defaultPatienceMs, onProgress }: ControlContext): {
+  readonly patienceMs: number;
+  readonly onProgress: (words: string) => void;
+} {
+  return { patienceMs, onProgress };
+}
 
 export interface OpenControl {
   readonly context: ControlContext;

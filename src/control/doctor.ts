@@ -1,10 +1,12 @@
 // doctor: looks at everything a rotation stands on and says, for each, fine, watch out, or not like this, with a reason and
 // a remedy. Reads only; needs no root key. Checks that need it say so instead of failing.
+import { listFenceTroubles } from '../engine/fence.js';
 import { examineTarget, type Finding } from '../engine/preflight.js';
 import { isKeyturnError } from '../errors.js';
 import { queueAddressOf, readEvictionPolicy } from '../queue/connection.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable, serverVersion, type CatalogTable } from '../store/catalog.js';
+import { listDestructions, listMissingGuards } from '../store/destructions.js';
 import { findClusterId, getKeyringById } from '../store/keys.js';
 import { listRegistered } from '../store/registry.js';
 import { requireSchema } from '../store/schema.js';
@@ -22,7 +24,39 @@ export async function examineEverything(context: ControlContext): Promise<readon
     await examineQueue(context),
     await examineSchema(context),
   ];
-  return [...findings.flat(), ...(await examineTargets(context))];
+  return [...findings.flat(), ...(await examineFences(context)), ...(await examineTargets(context))];
+}
+
+/** Whether retired keys are kept out of every table, and who waits for a second login. */
+async function examineFences({ database }: ControlContext): Promise<readonly Finding[]> {
+  const isThere = `SELECT to_regclass('keyturn.destruction') IS NOT NULL`;
+  if ((await database.query(isThere)).rows[0]?.[0] !== true) return [];
+  const troubles = (await listFenceTroubles(database)).map(
+    ({ table, troubles: words }): Finding => ({
+      level: 'warn',
+      check: 'fence',
+      subject: table,
+      reason: `does not stand as it was raised: ${words.join('; ')}`,
+      remedy: 'keyturn init',
+    }),
+  );
+  const missing = await listMissingGuards(database);
+  if (missing.length > 0)
+    troubles.push({
+      level: 'warn',
+      check: 'guards',
+      subject: 'keyturn',
+      reason: `triggers that hold the states of keys and the second login are off or gone: ${missing.join(', ')}`,
+      remedy: 'find out who did it, and ALTER TABLE … ENABLE ALWAYS TRIGGER; see docs/retiring.md',
+    });
+  const requests = (await listDestructions(database)).map(({ id, keyId, requestedBy, notBefore }) =>
+    ok(
+      'destruction',
+      `key ${keyId}`,
+      `waits for the approval of request ${id} by another login than ${requestedBy}, from ${notBefore.toISOString()} on`,
+    ),
+  );
+  return [...troubles, ...requests];
 }
 
 function ok(check: string, subject: string, reason: string): Finding {

@@ -12,6 +12,7 @@ import { healthSources, type HealthSource } from '../rotation/health.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable, type CatalogTable } from '../store/catalog.js';
 import type { Queryable } from '../store/database.js';
+import { convergeFences, listFenceTroubles } from '../engine/fence.js';
 import { grantsFor, type GrantedTarget, type TableGrant } from '../store/grants.js';
 import {
   activateKey,
@@ -43,7 +44,7 @@ import {
 } from '../store/registry.js';
 import { migrate, requireOwnership, requireSchema } from '../store/schema.js';
 import { ensureAuditKey, sealRecord } from './audit.js';
-import type { ControlContext } from './context.js';
+import { patienceOf, type ControlContext } from './context.js';
 import { insertNewKey, proveReadable } from './keys.js';
 import { repairRoots } from './repair-roots.js';
 
@@ -87,14 +88,30 @@ export async function init(context: ControlContext, reason?: string): Promise<In
   await database.transaction((client) => writePaceSettings(client, paceSettings));
   await ensureAudit(context, roots, reason);
   const { grants, warnings } = await grantRoles(context);
+  const fences = await mendFences(context);
   return {
     migrations,
     repairedRoots,
     keyrings,
     ...registered,
-    warnings: [...registered.warnings, ...warnings],
+    warnings: [...registered.warnings, ...warnings, ...fences],
     grants,
   };
+}
+
+/** A table that is new here, or whose fence somebody touched, gets the fence that all others have. */
+async function mendFences(context: ControlContext): Promise<readonly Finding[]> {
+  const { database } = context;
+  const before = await listFenceTroubles(database);
+  if (before.length === 0) return [];
+  try {
+    await convergeFences(database, patienceOf(context));
+    return [];
+  } catch (error) {
+    if (!isKeyturnError(error)) throw error;
+    const subject = String(error.details['table'] ?? before[0]?.table);
+    return [{ level: 'warn', check: 'fence', subject, reason: error.message, remedy: 'then run keyturn init again' }];
+  }
 }
 
 /** The audit key, and a seal over everything recorded so far. */

@@ -3,18 +3,27 @@
 import { createValueKey, generateDataKey } from '../crypto/data-key.js';
 import type { AlgorithmName } from '../crypto/algorithms.js';
 import type { DataKeyIdentity } from '../crypto/value-key.js';
-import { proveUnused, type RetirementProof } from '../engine/retire.js';
+import {
+  convergeFences,
+  holdFences,
+  readFences,
+  refuseIfTouched,
+  refuseUnlessAble,
+  refuseUnlessFenced,
+} from '../engine/fence.js';
+import { proveUnused, refuseWhileAtHand, type RetirementProof } from '../engine/retire.js';
 import { waitForMembers } from '../engine/converge.js';
 import { findExcused, isNamed, type Laggard, type Requirement } from '../rotation/convergence.js';
 import { writeAudit } from '../store/audit.js';
 import { listExpectedMembers, listMembers } from '../store/members.js';
-import { KeyturnError } from '../errors.js';
+import { isKeyturnError, KeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKey, StoredKeyring, StoredWrap } from '../keys/key-store.js';
 import { matchRoots, openKeyringOrRefuse, type HeldRoots } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import { isLoaded } from '../keys/states.js';
 import type { Queryable } from '../store/database.js';
+import { markFenced } from '../store/fences.js';
 import {
   activateKey,
   getClusterId,
@@ -30,7 +39,7 @@ import {
 } from '../store/keys.js';
 import { listTargets } from '../store/registry.js';
 import { sealRecord } from './audit.js';
-import type { ControlContext } from './context.js';
+import { patienceOf, type ControlContext } from './context.js';
 
 /** The keyring named, or the only one. Throws KEYRING_NOT_FOUND, or CONFIG_INVALID when there are several. */
 export async function chooseKeyring(database: Queryable, name: string | undefined): Promise<StoredKeyring> {
@@ -99,7 +108,7 @@ export async function listKeys(
   return listings;
 }
 
-function listingOf(keyring: StoredKeyring, key: StoredKey): KeyListing {
+export function listingOf(keyring: StoredKeyring, key: StoredKey): KeyListing {
   return {
     id: Number(key.id),
     version: key.version,
@@ -221,8 +230,6 @@ export async function proveReadable(
   }
 }
 
-export const defaultPatienceMs = 60_000;
-
 export interface Activated {
   readonly keyring: string;
   readonly key: KeyListing;
@@ -270,6 +277,7 @@ export async function activate(
       `can decrypt with ${title}`,
     );
     excused.push(...behind.map((laggard) => excuse(laggard, title)));
+    await lowerFenceBefore(context, keyring, key, reason);
     await context.database.transaction(async (client) => {
       const locked = await lockKeyring(client, keyring.name);
       await activateKey(client, locked, locked.keys.find((candidate) => candidate.id === key.id) ?? key, reason);
@@ -340,7 +348,7 @@ export async function converge(
     expectedMembers: await listExpectedMembers(context.database),
   };
   const laggards = await waitForMembers(context.database, requirement, {
-    deadlineMs: context.patienceMs ?? defaultPatienceMs,
+    deadlineMs: patienceOf(context).patienceMs,
     onWait: (waiting) =>
       context.onProgress(
         `waiting until every live member ${goal}: ${waiting.map(({ member, why }) => `${member} ${why}`).join('; ')}`,
@@ -405,53 +413,139 @@ async function isOlderThan(context: ControlContext, key: StoredKey, ageMs: numbe
   return rows[0]?.[0] === true;
 }
 
-/** Proves that nothing names the key, then refuses to load it any more. Throws KEY_IN_USE, MEMBER_BEHIND. */
+/**
+ * Raises the fence against the key, proves that nothing names it, then refuses to load it any more. A refusal lowers the fence
+ * again. Throws KEY_IN_USE, MEMBER_BEHIND, OLDER_TRANSACTION_RUNNING, FORBIDDEN.
+ */
 export async function retire(
   context: ControlContext,
   keyringName: string | undefined,
   keyName: string,
   reason: string | undefined,
 ): Promise<{ keyring: string; key: KeyListing; proof: RetirementProof }> {
-  const keyring = await chooseKeyring(context.database, keyringName);
+  const { database } = context;
+  const keyring = await chooseKeyring(database, keyringName);
   const key = findKey(keyring, keyName);
-  if (key.state !== 'decrypt_only') {
-    const why = key.state === 'active' ? 'it is the active key; rotate first' : `it is ${key.state}`;
-    throw new KeyturnError('KEY_STATE_REFUSED', `${keyTitle(keyring.name, key)} cannot retire: ${why}`, {
-      keyId: String(key.id),
-      state: key.state,
+  refuseUnlessRetirable(keyring, key);
+  await refuseWhileAtHand(database, keyring, key);
+  await refuseUnlessAble(database, key, true);
+  const wasFenced = await orderFence(context, keyring.name, key, reason);
+  let proof: RetirementProof;
+  try {
+    await context.reachPoint?.('fence.before_ddl');
+    await convergeFences(database, patienceOf(context));
+    await context.reachPoint?.('fence.after_ddl');
+    const fences = await readFences(database);
+    refuseUnlessFenced(fences, Number(key.id));
+    proof = await proveUnused(database, keyring, key, {
+      onProgress: context.onProgress,
+      olderTransactionsMs: patienceOf(context).patienceMs,
     });
+    await context.reachPoint?.('retire.after_scan');
+    await database.transaction(async (client) => {
+      const now = await holdFences(client);
+      const locked = await lockKeyring(client, keyring.name);
+      refuseIfTouched(fences, now, Number(key.id));
+      await retireKey(
+        client,
+        locked,
+        findKey(locked, String(key.id)),
+        {
+          snapshot: proof.snapshot,
+          scannedAt: new Date(proof.scannedAt),
+          evidence: { ...proof, fence: now.map(({ table, definitions }) => ({ table, definitions })) },
+        },
+        reason,
+      );
+      await context.reachPoint?.('retire.before_state');
+    }, beginDurable);
+  } catch (error) {
+    if (!wasFenced && isKeyturnError(error)) await takeFenceBack(context, keyring.name, key, reason);
+    throw error;
   }
-  const proof = await proveUnused(context.database, keyring, key, {
-    onProgress: context.onProgress,
-    olderTransactionsMs: context.patienceMs ?? defaultPatienceMs,
-  });
-  await context.database.transaction(async (client) => {
-    const locked = await lockKeyring(client, keyring.name);
-    await retireKey(
-      client,
-      locked,
-      findKey(locked, String(key.id)),
-      { provisional: true, snapshot: proof.snapshot, scannedAt: new Date(proof.scannedAt), evidence: proof },
-      reason,
-    );
-  });
-  const after = await getKeyring(context.database, keyring.name);
+  const after = await getKeyring(database, keyring.name);
   return { keyring: keyring.name, key: listingOf(after, findKey(after, String(key.id))), proof };
 }
 
-/** Undoes a retirement: the key decrypts again. */
+/** The states of keys outlive a crash of the server, whatever its settings. */
+export const beginDurable = 'BEGIN; SET LOCAL synchronous_commit = on';
+
+function refuseUnlessRetirable(keyring: StoredKeyring, key: StoredKey): void {
+  if (key.state === 'decrypt_only') return;
+  const why = key.state === 'active' ? 'it is the active key; rotate first' : `it is ${key.state}`;
+  throw new KeyturnError('KEY_STATE_REFUSED', `${keyTitle(keyring.name, key)} cannot retire: ${why}`, {
+    keyId: String(key.id),
+    state: key.state,
+  });
+}
+
+/** Answers whether an earlier command had ordered it already. */
+async function orderFence(
+  context: ControlContext,
+  keyringName: string,
+  key: StoredKey,
+  reason: string | undefined,
+): Promise<boolean> {
+  return context.database.transaction(async (client) => {
+    const locked = await lockKeyring(client, keyringName);
+    refuseUnlessRetirable(locked, findKey(locked, String(key.id)));
+    return !(await markFenced(client, Number(key.id), true, reason));
+  }, beginDurable);
+}
+
+/** Unless another command has retired the key meanwhile. What fails here is left to the next command. */
+async function takeFenceBack(
+  context: ControlContext,
+  keyringName: string,
+  key: StoredKey,
+  reason: string | undefined,
+): Promise<void> {
+  const { database, onProgress } = context;
+  try {
+    await database.transaction(async (client) => {
+      const locked = await lockKeyring(client, keyringName);
+      if (findKey(locked, String(key.id)).state === 'decrypt_only')
+        await markFenced(client, Number(key.id), false, reason);
+    });
+    await convergeFences(database, patienceOf(context));
+  } catch (error) {
+    if (!isKeyturnError(error)) throw error;
+    onProgress(`the fence was not lowered everywhere (${error.code}); keyturn init does it`);
+  }
+}
+
+/** Undoes a retirement: the fence goes down and the key decrypts again. */
 export async function restore(
   context: ControlContext,
   keyringName: string | undefined,
   keyName: string,
   reason: string | undefined,
 ): Promise<{ keyring: string; key: KeyListing }> {
-  const keyring = await chooseKeyring(context.database, keyringName);
+  const { database } = context;
+  const keyring = await chooseKeyring(database, keyringName);
   const key = findKey(keyring, keyName);
-  await context.database.transaction(async (client) => {
+  await refuseUnlessAble(database, key, false);
+  await database.transaction(async (client) => {
     const locked = await lockKeyring(client, keyring.name);
     await restoreKey(client, locked, findKey(locked, String(key.id)), reason);
-  });
-  const after = await getKeyring(context.database, keyring.name);
+  }, beginDurable);
+  await convergeFences(database, patienceOf(context));
+  const after = await getKeyring(database, keyring.name);
   return { keyring: keyring.name, key: listingOf(after, findKey(after, String(key.id))) };
+}
+
+/** A roll back to an earlier key: nothing may refuse what it is about to write. */
+async function lowerFenceBefore(
+  context: ControlContext,
+  keyring: StoredKeyring,
+  key: StoredKey,
+  reason: string | undefined,
+): Promise<void> {
+  if (key.state !== 'decrypt_only') return;
+  await refuseUnlessAble(context.database, key, false);
+  await context.database.transaction(async (client) => {
+    await lockKeyring(client, keyring.name);
+    await markFenced(client, Number(key.id), false, reason);
+  });
+  await convergeFences(context.database, patienceOf(context));
 }

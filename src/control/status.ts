@@ -1,5 +1,6 @@
 // status: keyrings, coverage as the last scans saw it, members, runs, queue, and the next safe command. Reads only; needs the
 // database alone.
+import { listFenceTroubles, type FenceTrouble } from '../engine/fence.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
@@ -12,6 +13,7 @@ import { listRegistered } from '../store/registry.js';
 import { countUnresolved } from '../store/quarantine.js';
 import { findRunToward, listUnfinishedRuns, sumRun, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
+import { listPendingDestructions, type DestructionReport } from './destroy-key.js';
 import { nextCommand, nothingToDo } from './next-command.js';
 import { findRunners, listRuns, type RunReport } from './runs.js';
 import { findScheduleReport, type ScheduleReport } from './schedules.js';
@@ -26,6 +28,8 @@ export interface KeyringStatus {
   readonly staged_key: string | null;
   readonly decrypt_only_keys: readonly string[];
   readonly retired_keys: readonly string[];
+  /** Keys that wait for their destruction. */
+  readonly pending_destructions: readonly DestructionReport[];
   readonly targets: number;
   readonly laggards: readonly string[];
   /** State of the newest run toward the active key. */
@@ -53,6 +57,8 @@ export interface StatusReport {
   readonly supervisor_health_url: string | null;
   readonly queue: { readonly backend: string; readonly prefix: string } | null;
   readonly pace: PaceReport | null;
+  /** Tables whose fence against retired keys is missing or was touched. */
+  readonly fence_troubles: readonly FenceTrouble[];
   readonly runs: readonly RunReport[];
   /** The next safe command. */
   readonly next: string;
@@ -68,7 +74,9 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
   const runs = await listRuns(context, 5);
   const queue = await findQueueRecord(database);
   const leader = await findLeader(database);
-  const next = keyrings.map((keyring) => keyring.next).find((command) => command !== nothingToDo) ?? nothingToDo;
+  const troubles = await listFenceTroubles(database);
+  const first = keyrings.map((keyring) => keyring.next).find((command) => command !== nothingToDo) ?? nothingToDo;
+  const next = first === nothingToDo && troubles.length > 0 ? 'keyturn init' : first;
   return {
     keyrings,
     members: members.map((member) => ({
@@ -82,6 +90,7 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
     supervisor_health_url: leader?.healthUrl ?? null,
     queue: queue === undefined ? null : { backend: queue.backend, prefix: queue.prefix },
     pace: await readPaceReport(database),
+    fence_troubles: troubles,
     runs,
     next: keyrings.length === 0 ? 'keyturn init' : next,
   };
@@ -122,6 +131,7 @@ async function keyringStatus(
     staged_key: staged === undefined ? null : keyTitle(keyring.name, staged),
     decrypt_only_keys: decryptOnly.map((key) => keyTitle(keyring.name, key)),
     retired_keys: keyring.keys.filter((key) => key.state === 'retired').map((key) => keyTitle(keyring.name, key)),
+    pending_destructions: await listPendingDestructions(database, keyring),
     targets,
     laggards: laggards.map(({ member, why }) => `${member} ${why}`),
     last_run:

@@ -1,5 +1,6 @@
 // The operator's verbs on targets: list, census, rename.
 import { formatIn } from '../engine/cells-of-target.js';
+import { convergeFences } from '../engine/fence.js';
 import { KeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { ForeignColumn } from '../keys/key-store.js';
@@ -17,7 +18,7 @@ import {
   renameTarget,
   type RegisteredTarget,
 } from '../store/registry.js';
-import type { ControlContext } from './context.js';
+import { patienceOf, type ControlContext } from './context.js';
 import { findTarget } from './runs.js';
 
 export interface TargetListing {
@@ -166,6 +167,7 @@ export async function renameTargetTo(
       await renameColumn(client, registered, column, place, reason);
     }
   });
+  await convergeFences(database, patienceOf(context));
   const listing = (await listTargetListings(context)).find((target) => target.id === registered.id);
   if (listing === undefined)
     throw new KeyturnError('TARGET_NOT_FOUND', `target ${to} vanished while it was renamed`, { target: to });

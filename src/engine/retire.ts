@@ -1,7 +1,6 @@
 // The proof that a key is unused (I6): no live member could still write with it; every transaction that was open has ended;
-// then, in one snapshot, no registered cell names it and no unregistered column holds an envelope. Until a fence stands in
-// the database the proof is provisional: a writer frozen since before the rotation could still wake up, and
-// `key restore` undoes the retirement.
+// then, in one snapshot, no registered cell names it and no unregistered column holds an envelope. What keeps it so
+// afterwards is the fence (fence.ts), which has to stand before the older transactions are waited for.
 import { KeyturnError } from '../errors.js';
 import { formatByName, formatNames } from '../formats/registry.js';
 import { keyTitle } from '../keys/keyring.js';
@@ -31,6 +30,8 @@ export interface ProofOptions {
   readonly onProgress: (words: string) => void;
   /** How long to wait for transactions that are open now. */
   readonly olderTransactionsMs: number;
+  /** The backend of a transaction of the caller's own, which stays open and is not waited for. */
+  readonly ownBackend?: number;
 }
 
 /** Throws MEMBER_BEHIND, OLDER_TRANSACTION_RUNNING or KEY_IN_USE, each naming what stands in the way. */
@@ -41,8 +42,7 @@ export async function proveUnused(
   options: ProofOptions,
 ): Promise<RetirementProof> {
   const { onProgress } = options;
-  await refuseWhileWritten(database, keyring, key);
-  await refuseWhileQuarantined(database, keyring, key);
+  await refuseWhileAtHand(database, keyring, key);
   await waitForOlderTransactions(database, options);
   onProgress(
     `scanning every registered column and every text, bytea and jsonb column for ${keyTitle(keyring.name, key)}`,
@@ -53,6 +53,12 @@ export async function proveUnused(
   );
   await refuseWhileWritten(database, keyring, key);
   return proof;
+}
+
+/** Throws MEMBER_BEHIND or KEY_IN_USE for what can be told at once, before anything is scanned. */
+export async function refuseWhileAtHand(database: Queryable, keyring: StoredKeyring, key: StoredKey): Promise<void> {
+  await refuseWhileWritten(database, keyring, key);
+  await refuseWhileQuarantined(database, keyring, key);
 }
 
 async function refuseWhileWritten(database: Queryable, keyring: StoredKeyring, key: StoredKey): Promise<void> {
@@ -92,12 +98,13 @@ const pollMs = 200;
  */
 export async function waitForOlderTransactions(
   database: Queryable,
-  { onProgress, olderTransactionsMs }: ProofOptions,
+  { onProgress, olderTransactionsMs, ownBackend }: ProofOptions,
 ): Promise<void> {
   const { rows: open } = await database.query(
     `SELECT l.virtualtransaction, l.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
      WHERE l.locktype = 'virtualxid' AND l.granted AND a.datname = current_database() AND l.pid <> pg_backend_pid()
-       AND a.backend_type IS DISTINCT FROM 'autovacuum worker'`,
+       AND l.pid IS DISTINCT FROM $1 AND a.backend_type IS DISTINCT FROM 'autovacuum worker'`,
+    [ownBackend ?? null],
   );
   const waitingFor = new Set(open.map((row) => String(row[0])));
   const until = performance.now() + olderTransactionsMs;

@@ -28,8 +28,8 @@ const lockStates: ReadonlySet<string> = new Set(['55P03', '40P01', '40001']);
 const timeoutState = '57014';
 /** Statement classes that the data of one row can cause: too long, out of range, a constraint, a raising trigger. */
 const dataClasses = new Set(['22', '23', 'P0']);
-/** Classes that concern every row alike: connections, transactions that may not write, rights, a full disk, shutdown. */
-const generalClasses = new Set(['08', '0A', '25', '28', '3D', '3F', '42', '53', '57']);
+/** Classes that concern every row alike: connections, rights, a full disk, shutdown, a fence against the key itself (KT). */
+const generalClasses = new Set(['08', '0A', '25', '28', '3D', '3F', '42', '53', '57', 'KT']);
 
 const maxLockTries = 5;
 /** Two tries of five seconds stay within the lease of a batch. */

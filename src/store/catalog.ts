@@ -155,6 +155,7 @@ async function listUpdateTriggers(database: Queryable, oid: number): Promise<rea
      FROM pg_trigger t
      WHERE (t.tgrelid = $1 OR t.tgrelid IN (SELECT relid FROM pg_partition_tree($1::regclass)))
        AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND (t.tgtype & 16) <> 0 AND t.tgparentid = 0
+       AND t.tgfoid IS DISTINCT FROM to_regprocedure('keyturn.refuse_envelope()')
      ORDER BY 1, 2`,
     [oid],
   );

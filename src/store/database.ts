@@ -3,7 +3,8 @@
 // statements, no session state, SET LOCAL only.
 import pg from 'pg';
 import type { Secret } from '../crypto/secret.js';
-import { isKeyturnError, KeyturnError } from '../errors.js';
+import { isKeyturnError, KeyturnError, type ErrorDetails } from '../errors.js';
+import { fenceState } from './migrations/retirement-statements.js';
 
 export type Row = readonly unknown[];
 
@@ -160,6 +161,7 @@ export function rebuildError(error: unknown): KeyturnError {
         `this database login may not do that ${what}; docs/roles.md says who may`,
         details,
       );
+    if (sqlstate === fenceState) return fenced(error, details);
     const message = `the database refused a statement ${what}`;
     return new KeyturnError(unavailable ? 'DATABASE_UNAVAILABLE' : 'DATABASE_ERROR', message, details);
   }
@@ -168,6 +170,16 @@ export function rebuildError(error: unknown): KeyturnError {
     'DATABASE_UNAVAILABLE',
     `no connection to the database (${code}); check DATABASE_URL and that the server is up`,
     { cause: code },
+  );
+}
+
+/** The one message that passes: it is of our own function, and no more of it is taken than a number. */
+function fenced(error: pg.DatabaseError, details: ErrorDetails): KeyturnError {
+  const keyId = /names key (\d+),/.exec(error.message)?.[1];
+  return new KeyturnError(
+    'KEY_FENCED',
+    `${error.schema}.${error.table} takes no value that names key ${keyId ?? 'unknown'}, which is retired or about to be; encrypt with the active key, and update or restart whatever still writes with another`,
+    { ...details, ...(keyId === undefined ? {} : { keyId }) },
   );
 }
 

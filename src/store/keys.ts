@@ -6,6 +6,7 @@ import { KeyturnError } from '../errors.js';
 import type { ForeignColumn, KeyStore, StoredKey, StoredKeyring, StoredWrap } from '../keys/key-store.js';
 import { mayMove, type KeyState } from '../keys/states.js';
 import { writeAudit } from './audit.js';
+import { markFenced } from './fences.js';
 import type { Queryable, Row } from './database.js';
 
 export interface RootRecord {
@@ -316,14 +317,14 @@ export async function retireKey(
   client: Queryable,
   keyring: StoredKeyring,
   key: StoredKey,
-  proof: { provisional: boolean; snapshot: string; scannedAt: Date; evidence: unknown },
+  proof: { snapshot: string; scannedAt: Date; evidence: unknown },
   reason: string | undefined,
 ): Promise<void> {
   refuseUnlessLegal(keyring, key, 'retired');
   await moveKeyIfState(client, key, 'retired', 'retired_at = clock_timestamp()');
   await client.query(
-    'INSERT INTO keyturn.retirement (data_key_id, provisional, snapshot, scanned_at, evidence) VALUES ($1, $2, $3, $4, $5)',
-    [key.id, proof.provisional, proof.snapshot, proof.scannedAt, JSON.stringify(proof.evidence)],
+    'INSERT INTO keyturn.retirement (data_key_id, snapshot, scanned_at, evidence) VALUES ($1, $2, $3, $4)',
+    [key.id, proof.snapshot, proof.scannedAt, JSON.stringify(proof.evidence)],
   );
   await bumpGeneration(client, keyring);
   await writeAudit(client, {
@@ -331,7 +332,7 @@ export async function retireKey(
     object: `key ${key.id}`,
     reason,
     before: { state: key.state },
-    after: { state: 'retired', provisional: proof.provisional, snapshot: proof.snapshot },
+    after: { state: 'retired', snapshot: proof.snapshot },
   });
 }
 
@@ -343,6 +344,7 @@ export async function restoreKey(
 ): Promise<void> {
   if (key.state !== 'retired') refuseMove(keyring, key, 'decrypt_only');
   await moveKeyIfState(client, key, 'decrypt_only', 'retired_at = NULL');
+  await markFenced(client, Number(key.id), false, reason);
   await bumpGeneration(client, keyring);
   await writeAudit(client, {
     action: 'key.restore',
@@ -353,7 +355,7 @@ export async function restoreKey(
   });
 }
 
-function refuseUnlessLegal(keyring: StoredKeyring, key: StoredKey, to: KeyState): void {
+export function refuseUnlessLegal(keyring: StoredKeyring, key: StoredKey, to: KeyState): void {
   if (!mayMove(key.state, to) || (to === 'active' && key.isCompromised)) refuseMove(keyring, key, to);
 }
 
@@ -366,9 +368,9 @@ function refuseMove(keyring: StoredKeyring, key: StoredKey, to: KeyState): never
   );
 }
 
-async function moveKeyIfState(client: Queryable, key: StoredKey, to: KeyState, also: string): Promise<void> {
+export async function moveKeyIfState(client: Queryable, key: StoredKey, to: KeyState, also?: string): Promise<void> {
   const { rowCount } = await client.query(
-    `UPDATE keyturn.data_key SET state = $3, ${also} WHERE id = $1 AND state = $2`,
+    `UPDATE keyturn.data_key SET state = $3${also === undefined ? '' : `, ${also}`} WHERE id = $1 AND state = $2`,
     [key.id, key.state, to],
   );
   if (rowCount !== 1) {

@@ -18,6 +18,12 @@ test.each([
   ['gradual days without a unit', ['schedule', 'set', '--gradual', '30'], /such as 80d, 12h, 30m or 45s/],
   ['waiting for a run that was not asked for', ['key', 'rotate', '--wait'], /--reencrypt/],
   [
+    'an approval and a cancellation at once',
+    ['key', 'destroy', 'v1', '--approve', '1', '--cancel'],
+    /cannot be used with/,
+  ],
+  ['a waiting time that is no number', ['key', 'destroy', 'v1', '--wait-days', 'soon'], /whole number of days/],
+  [
     'statements and a deep verification at once',
     ['verify', '--sql', '--deep'],
     /cannot be used with option '--sql'|cannot be used with option '--deep'/,

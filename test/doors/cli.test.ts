@@ -184,6 +184,11 @@ describe('--json', () => {
     expect(await tell('key activate')).toMatchObject({ key: { version: 2, state: 'active' } });
     expect(await tell('key rotate', '--if-older-than', '80d')).toMatchObject({ is_new: false, key: { version: 2 } });
     expect(await tell('key retire', 'v1')).toMatchObject({ key: { state: 'retired' }, proof: { unregistered: {} } });
+    expect(await tell('key destroy', 'v1', '--reason', 'over')).toMatchObject({
+      key: { state: 'pending_destruction' },
+      destruction: { request: 1, is_due: false, hash: expect.stringMatching(/^[0-9a-f]{64}$/) as string },
+    });
+    expect(await tell('key destroy', 'v1', '--cancel')).toMatchObject({ key: { state: 'retired' } });
     expect(await tell('key restore', 'v1')).toMatchObject({ key: { state: 'decrypt_only' } });
     expect(await tell('key list')).toMatchObject({
       keyrings: [{ keyring: 'customers', keys: [{ version: 1 }, { version: 2 }] }],

@@ -133,10 +133,10 @@ describe('init on an empty database', () => {
   test('an init that died between staging and activating its first key is finished by the next', async () => {
     const root = newRoot();
     await init(control(root).context);
-    // What such a death leaves behind.
-    await query(
-      `UPDATE keyturn.data_key SET state = 'staged', activated_at = NULL, activated_generation = NULL WHERE purpose = 1`,
-    );
+    // What such a death leaves behind; no key goes back to it by itself.
+    await query(`BEGIN; ALTER TABLE keyturn.data_key DISABLE TRIGGER data_key_guard;
+      UPDATE keyturn.data_key SET state = 'staged', activated_at = NULL, activated_generation = NULL WHERE purpose = 1;
+      ALTER TABLE keyturn.data_key ENABLE ALWAYS TRIGGER data_key_guard; COMMIT`);
     const report = await init(control(root).context);
     expect(report.keyrings).toMatchObject([{ isNew: false, activeKeyId: 1 }]);
     expect(await query('SELECT id::int, state FROM keyturn.data_key WHERE purpose = 1')).toEqual([

@@ -6,6 +6,7 @@ import { openControl } from '../../src/app.js';
 import type { ConfigFile, Environment } from '../../src/config.js';
 import type { OpenControl } from '../../src/control/context.js';
 import { init } from '../../src/control/init.js';
+import { askForDestruction } from '../../src/control/destroy-key.js';
 import { activate, restore, retire, rotateKey, stageKey } from '../../src/control/keys.js';
 import { orderRun } from '../../src/control/runs.js';
 import { cancelRun, limitRun, pauseRun, resumeRun } from '../../src/control/steer-runs.js';
@@ -21,6 +22,7 @@ const watched: Readonly<Record<string, string>> = {
   keyring: `TG_OP <> 'UPDATE' OR to_jsonb(NEW) - 'generation' IS DISTINCT FROM to_jsonb(OLD) - 'generation'`,
   data_key: 'true',
   data_key_wrap: 'true',
+  destruction: 'true',
   retirement: 'true',
   target: 'true',
   target_column: 'true',
@@ -37,6 +39,7 @@ const unwatched: Readonly<Record<string, string>> = {
   audit_seal: 'the record itself',
   batch: 'work of a run, counted in its ledger',
   cluster: 'made once; where the queue is',
+  fence: 'what stands on the tables, as the marks of keys say',
   lazy_upgrade: 'counts',
   leadership: 'a lease',
   ledger: 'what was done to rows',
@@ -93,7 +96,8 @@ beforeAll(async () => {
       EXECUTE format('ALTER FUNCTION %s OWNER TO ${owner.name}', r.name);
     END LOOP;
   END $$`);
-  await shop.query(`GRANT SELECT ON customer, patient, renamed TO ${owner.name}`);
+  for (const table of ['customer', 'patient', 'renamed'])
+    await shop.query(`ALTER TABLE ${table} OWNER TO ${owner.name}`);
   control = openControl({
     environment: { ...shop.environment(), DATABASE_URL: owner.urlFor(shop.url) } as Environment,
     file: twoKeyrings,
@@ -153,10 +157,12 @@ test('I10 keys, targets and a whole run leave a record with every change, in its
   );
   expect(actions.map(({ action }) => action)).toEqual([
     'key.activate',
+    'key.fence',
     'key.replace',
     'key.restore',
     'key.retire',
     'key.stage',
+    'key.unfence',
     'keyring.create',
     'run.cancelling',
     'run.paused',
@@ -219,5 +225,9 @@ test('I10 without the right to record, every verb fails and not one row is chang
   await retire(context, 'customers', 'v1', 'again');
   await shop.query(`REVOKE INSERT ON keyturn.audit FROM ${owner.name}`);
   await expect(restore(context, 'customers', 'v1', 'x')).rejects.toMatchObject({ code: 'FORBIDDEN' });
+  await expect(askForDestruction(context, 'customers', 'v1', { reason: 'x' })).rejects.toMatchObject({
+    code: 'FORBIDDEN',
+  });
+  expect(await shop.query('SELECT FROM keyturn.destruction')).toEqual([]);
   expect(await shop.query(`SELECT state FROM keyturn.data_key WHERE id = 1`)).toEqual([{ state: 'retired' }]);
 });

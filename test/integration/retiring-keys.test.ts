@@ -1,5 +1,6 @@
 // I6 up to the retirement: a key is retired only when no live member could write with it, every older transaction has
-// ended, and one scan found neither a registered cell that names it nor an envelope that nobody registered.
+// ended, and one scan found neither a registered cell that names it nor an envelope that nobody registered. The fence that
+// makes the scan's finding last is the subject of fencing-keys.test.ts.
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -51,6 +52,16 @@ async function openRotated(ddl: readonly string[]): Promise<{ shop: Shop; old: E
   return { shop, old, current: await envelopes() };
 }
 
+/** Everything but the record and the time of a mark: a refusal puts the fence up and takes it down again. */
+async function standing(shop: Shop): Promise<unknown> {
+  const record = ['audit', 'audit_head', 'audit_id_seq', 'audit_link', 'data_key'];
+  return {
+    image: await imageOf(shop, 'keyturn', record),
+    keys: await shop.query('SELECT id, state, fenced_at FROM keyturn.data_key ORDER BY id'),
+    fences: await shop.query(`SELECT tgname FROM pg_trigger WHERE tgname LIKE 'zz_keyturn%'`),
+  };
+}
+
 async function stateOfFirst(shop: Shop): Promise<string | undefined> {
   return (await listKeys(shop.control.context, 'customers'))[0]?.keys.find(({ version }) => version === 1)?.state;
 }
@@ -75,13 +86,13 @@ describe('what stands in the way', () => {
 
   afterAll(() => shop.close());
 
-  /** The error of the attempt; `unchanged` says whether it left every row of ours as it was. */
+  /** The error of the attempt; `unchanged` says whether it left rows and triggers as they were, but for the record. */
   async function attempt(): Promise<{ error: unknown; unchanged: boolean }> {
-    const before = JSON.stringify(await imageOf(shop, 'keyturn'));
+    const before = JSON.stringify(await standing(shop));
     const error: unknown = await retire(shop.control.context, undefined, 'v1', undefined).catch(
       (thrown: unknown) => thrown,
     );
-    return { error, unchanged: JSON.stringify(await imageOf(shop, 'keyturn')) === before };
+    return { error, unchanged: JSON.stringify(await standing(shop)) === before };
   }
 
   test('registered cells that name the key are counted by column', async () => {
@@ -272,14 +283,14 @@ describe('older transactions', () => {
     await writer.query('BEGIN');
     await writer.query('INSERT INTO customer (id, email) VALUES (1, $1)', [old.text]);
     const { rows } = await writer.query('SELECT pg_backend_pid() AS pid');
-    const before = await imageOf(shop, 'keyturn');
+    const before = await standing(shop);
     const impatient: ControlContext = { ...shop.control.context, patienceMs: 500 };
     await expect(retire(impatient, undefined, 'v1', undefined)).rejects.toMatchObject({
       code: 'OLDER_TRANSACTION_RUNNING',
       kind: 'refused',
-      message: `the scan can only begin after older transactions have ended; still open after 0.5 s: transaction of backend ${String(rows[0]?.pid)} (slow writer); end it and repeat`,
+      message: `the fence of public.customer can only be changed when transactions that write to it have ended; still open after 0.5 s: transaction of backend ${String(rows[0]?.pid)} (slow writer); end it and repeat`,
     });
-    expect(await imageOf(shop, 'keyturn')).toEqual(before);
+    expect(await standing(shop)).toEqual(before);
 
     await writer.query('COMMIT');
     await expect(retire(impatient, undefined, 'v1', undefined)).rejects.toMatchObject({
@@ -302,7 +313,7 @@ describe('older transactions', () => {
       (error: unknown) => error,
     );
     await expect
-      .poll(() => waits.some((words) => words.startsWith('waiting for older transactions: transaction of backend')), {
+      .poll(() => waits.some((words) => words.startsWith('waiting for transactions that write to public.customer: ')), {
         timeout: 10_000,
       })
       .toBe(true);
@@ -400,7 +411,7 @@ describe('a retirement', () => {
 
   afterAll(() => shop.close());
 
-  test('keeps the evidence: what was counted with which statements in which snapshot, and that it is provisional', async () => {
+  test('keeps the evidence: what was counted with which statements in which snapshot, and with which fence', async () => {
     const { key, proof } = await retire(shop.control.context, undefined, 'customers v1 (id 1)', 'done with it');
     expect(key).toMatchObject({ version: 1, state: 'retired' });
     expect(proof).toMatchObject({
@@ -417,12 +428,22 @@ describe('a retirement', () => {
       // The registered document is looked at as well, beside its registered paths.
       unregistered: { tables: 1, columns: 2 },
     });
-    const [kept] = await shop.query('SELECT data_key_id::int, provisional, snapshot, evidence FROM keyturn.retirement');
+    const [kept] = await shop.query('SELECT data_key_id::int, snapshot, evidence FROM keyturn.retirement');
     expect(kept).toEqual({
       data_key_id: 1,
-      provisional: true,
       snapshot: proof.snapshot,
-      evidence: JSON.parse(JSON.stringify(proof)) as unknown,
+      evidence: {
+        ...(JSON.parse(JSON.stringify(proof)) as object),
+        fence: [
+          {
+            table: 'public.customer',
+            definitions: [
+              expect.stringMatching(/^CREATE TRIGGER zz_keyturn_fence_insert BEFORE INSERT .* WHEN /) as string,
+              expect.stringMatching(/^CREATE TRIGGER zz_keyturn_fence_update BEFORE UPDATE .* WHEN /) as string,
+            ],
+          },
+        ],
+      },
     });
     expect(await shop.query(proof.sql[0] ?? '')).toHaveLength(1);
     expect(JSON.stringify(proof)).not.toContain(current.text.slice(24));

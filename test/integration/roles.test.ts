@@ -14,6 +14,7 @@ import { listRuns, orderRun, showRun } from '../../src/control/runs.js';
 import { readStatus } from '../../src/control/status.js';
 import { cancelRun, pauseRun, resumeRun } from '../../src/control/steer-runs.js';
 import { renameTargetTo } from '../../src/control/targets.js';
+import type { KeyturnError } from '../../src/errors.js';
 import { isFinished } from '../../src/rotation/run.js';
 import type { Queryable } from '../../src/store/database.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
@@ -53,6 +54,18 @@ function contextOf(role: RoleName): ControlContext {
   const control = openControl({ environment: environmentOf(roles[role]) as Environment, file: config });
   controls.push(control);
   return control.context;
+}
+
+/** Of a verb that is refused with statements for the owner of a table; answers how many they are. */
+async function runStatementsOf(verb: () => Promise<unknown>): Promise<number> {
+  const before = await imageOf({ query }, 'keyturn');
+  const error: unknown = await verb().catch((thrown: unknown) => thrown);
+  expect(error).toMatchObject({ code: 'FORBIDDEN', details: { table: 'public.customer' } });
+  expect(await imageOf({ query }, 'keyturn')).toEqual(before);
+  const { statements } = (error as KeyturnError).details;
+  if (!Array.isArray(statements)) throw new Error('the refusal names no statements');
+  for (const statement of statements) await query(String(statement));
+  return statements.length;
 }
 
 const openAs = (role: TestRole): Promise<Keyturn> =>
@@ -142,7 +155,10 @@ describe('the whole story, each part under its own role', () => {
         { what: 'the run to end', deadlineMs: 60_000 },
       );
       expect(report).toMatchObject({ state: 'succeeded', rows_updated: 3, target_key_id: key.id });
+      // The table is not the owner's, so its fence is for somebody else: refused with the statements, which are then run.
+      expect(await runStatementsOf(() => retire(owner, undefined, 'v1', 'all rows moved'))).toBe(6);
       expect(await retire(owner, undefined, 'v1', 'all rows moved')).toMatchObject({ key: { state: 'retired' } });
+      expect(await runStatementsOf(() => restore(owner, undefined, 'v1', 'too early'))).toBe(4);
       expect(await restore(owner, undefined, 'v1', 'too early')).toMatchObject({ key: { state: 'decrypt_only' } });
     } finally {
       await worker.stop();
@@ -222,6 +238,8 @@ describe('what each role can not do', () => {
     data_key: { app: 'r', worker: 'r', auditor: 'r' },
     data_key_wrap: { app: 'r', worker: 'r', auditor: 'r' },
     expected_member: { app: '', worker: 'r', auditor: 'r' },
+    destruction: { app: '', worker: 'r', auditor: 'r' },
+    fence: { app: '', worker: 'r', auditor: 'r' },
     keyring: { app: 'r', worker: 'r', auditor: 'r' },
     lazy_upgrade: { app: '', worker: 'r', auditor: 'r' },
     leadership: { app: '', worker: 'arw', auditor: 'r' },

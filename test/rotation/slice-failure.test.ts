@@ -32,7 +32,7 @@ describe('a slice that failed', () => {
     expect(quarantineCause(sqlstate)).toBe(`REFUSED_${sqlstate}`);
   });
 
-  test.each(['42501', '53100', '25006', '57P01', '08006', undefined])(
+  test.each(['42501', '53100', '25006', '57P01', '08006', 'KTF01', undefined])(
     'with %s concerns every row alike: it never blames one',
     (sqlstate) => {
       for (const attempts of [0, maxAttempts - 1, 100])

@@ -1,4 +1,4 @@
-// key list, rotate, stage, activate, retire, restore.
+// key list, rotate, stage, activate, retire, restore; destroy stands in destroy-key.ts, lazy in lazy.ts.
 import { Option, type Command } from 'commander';
 import {
   activate,
@@ -18,6 +18,7 @@ import { teach } from '../help.js';
 import type { Output } from '../output.js';
 import { staffFor, type Waiting } from '../staff.js';
 import { countOf, formatCount, formatTime, tableLines } from '../table.js';
+import { addDestroyCommand } from './destroy-key.js';
 import { localOption } from './reencrypt.js';
 import { addLazyCommand } from './lazy.js';
 
@@ -156,7 +157,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
     changing(
       key
         .command('retire')
-        .description('Prove that no value names a key, then refuse to load it any more.')
+        .description('Keep a key out of every table, prove that no value names it, then refuse to load it any more.')
         .argument('<key>', 'id (17) or version (v3)'),
     ).action((name: string, options: KeyOptions) =>
       cli.run({ isJson: options.json, file: 'none' }, async ({ context, output }) => {
@@ -167,19 +168,21 @@ export function addKeyCommands(program: Command, cli: Cli): void {
           `  scanned      ${formatTime(retired.proof.scannedAt)}, snapshot ${retired.proof.snapshot}, after every older transaction had ended`,
           `  registered   ${countOf(retired.proof.columns.length, 'column')}, all cells`,
           `  others       ${countOf(retired.proof.unregistered.columns, 'unregistered column')} in ${countOf(retired.proof.unregistered.tables, 'table')}, no envelope in them`,
-          '  provisional  a writer frozen since before the rotation could still wake up and write with this key',
+          '  fenced       every registered table refuses new values that name it',
           '',
           `undo: keyturn key restore ${retired.key.id} --keyring ${retired.keyring}`,
+          `end:  keyturn key destroy ${retired.key.id} --keyring ${retired.keyring} --reason "..."`,
         ]);
       }),
     ),
     {
       changes:
-        'the state of one key; members stop loading it. Its row and wraps stay, so that key restore can undo it. Scans every registered table, and every other text, bytea and jsonb column for envelopes; needs no root key.',
+        'the state of one key; members stop loading it. Puts two triggers on every registered table, which refuse new values that name the key and touch nothing else; needs the rights of the owners of the tables, or prints the statements for them. Its row and wraps stay, so that key restore can undo it. Scans every registered table, and every other text, bytea and jsonb column for envelopes; needs no root key.',
       examples: [['keyturn key retire v1 --reason "all rows moved"', 'after a run that succeeded']],
       exits: {
         3: 'no such key',
-        4: 'a value still names it, a member could still write with it, or an older transaction does not end',
+        4: 'a value still names it, a member could still write with it, or an older transaction does not end; the fence is taken down again',
+        5: 'a table has another owner; the statements for it are printed',
       },
     },
   );
@@ -201,13 +204,14 @@ export function addKeyCommands(program: Command, cli: Cli): void {
       }),
     ),
     {
-      changes: 'the state of one key. Needs no root key.',
+      changes: 'takes the fence against the key down, and its state. Needs no root key.',
       examples: [['keyturn key restore v1', 'when a run pauses because of a retired key']],
       exits: { 3: 'no such key', 4: 'the key is not retired' },
     },
   );
 
   addLazyCommand(key, cli);
+  addDestroyCommand(key, cli);
 }
 
 /** Options of every verb that changes a keyring. */

@@ -1,5 +1,6 @@
 // init, status, doctor: bring it up, see where it stands, see what stands in the way.
 import { Option, type Command } from 'commander';
+import type { DestructionReport } from '../../control/destroy-key.js';
 import { examineEverything } from '../../control/doctor.js';
 import { estimateTargets } from '../../control/estimate.js';
 import { init, type InitReport } from '../../control/init.js';
@@ -34,7 +35,7 @@ export function addOverviewCommands(program: Command, cli: Cli): void {
       .action((options: InitOptions) => (options.printSql === true ? printStatements(cli) : runInit(cli, options))),
     {
       changes:
-        'only what is missing; run it again after every change of keyturn.yaml and after every upgrade. It writes no application table. It is the one command that migrates, so it needs DDL rights; nothing else does.',
+        'only what is missing; run it again after every change of keyturn.yaml and after every upgrade. It writes no row of an application table; where a key is retired it puts the missing triggers of its fence there. It is the one command that migrates, so it needs DDL rights; nothing else does.',
       examples: [
         ['keyturn init', 'a second time it changes nothing and says so'],
         ['keyturn init --print-sql > keyturn.sql', 'read it, or have it run by somebody else'],
@@ -189,6 +190,9 @@ function statusLines(status: StatusReport, output: Output): readonly string[] {
   const queue = status.queue === null ? 'not in use yet' : `${status.queue.backend} (${status.queue.prefix})`;
   return [
     ...status.keyrings.flatMap((keyring) => keyringLines(keyring, output)),
+    ...status.fence_troubles.map(
+      ({ table, troubles }) => `${output.paint('watch', `fence of ${table}`)}: ${troubles.join('; ')}`,
+    ),
     output.paint('strong', 'members'),
     ...(members.length === 0 ? ['  none'] : tableLines(['', '', '', ''], members).slice(1)),
     '',
@@ -214,6 +218,7 @@ function keyringLines(keyring: KeyringStatus, output: Output): readonly string[]
     ['staged', keyring.staged_key === null ? [] : [keyring.staged_key]],
     ['decrypt only', keyring.decrypt_only_keys],
     ['retired', keyring.retired_keys],
+    ['to destroy', keyring.pending_destructions.map(pendingWords)],
     ['behind', keyring.laggards],
     ['quarantine', keyring.cells_in_quarantine === 0 ? [] : [countOf(keyring.cells_in_quarantine, 'cell')]],
   ] as const;
@@ -250,6 +255,10 @@ function lazyLines(lazy: KeyringStatus['lazy']): readonly string[] {
       : `${lazy.is_exact ? '' : 'about '}${formatCount(lazy.stale_cells)} cells left`;
   const words = `  by reads      ${formatCount(lazy.cells_reencrypted)} cells moved, ${left}${lazy.is_on ? '' : '; switched off'}`;
   return lazy.advice === null ? [words] : [words, `  a bulk run    is wise: ${lazy.advice}`];
+}
+
+function pendingWords({ key, request, hash, not_before: time, requested_by: by }: DestructionReport): string {
+  return `${key}: request ${request} of ${by}, from ${formatTime(time)} on, hash ${hash}`;
 }
 
 /** What the newest run toward the active key knows. */

@@ -252,7 +252,7 @@ async function retireOld({ context, narrator }: Stage, oldKeyId: number): Promis
   try {
     const { proof } = await retire(context, keyringName, String(oldKeyId), reason);
     narrator.note(
-      `no registered cell names ${proof.key} and no stray envelope was found: retired, for now provisionally (undo: keyturn key restore)`,
+      `no registered cell names ${proof.key} and no stray envelope was found: retired behind a fence that refuses new ones (undo: keyturn key restore)`,
     );
   } catch (error) {
     if (!isKeyturnError(error) || error.kind !== 'refused') throw error;

@@ -1,6 +1,7 @@
 // The control schema: keys, registry, members, runs, batches with their ledger, quarantine, audit. Never edited once
 // released; a change is a new migration.
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { retirementStatements } from './retirement-statements.js';
 
 const counts = `
   rows_examined bigint NOT NULL DEFAULT 0,
@@ -68,8 +69,10 @@ export const controlSchemaStatements: readonly string[] = [
   activated_generation bigint,
   replaced_at timestamptz,
   retired_at timestamptz,
+  fenced_at timestamptz,
   UNIQUE (keyring_id, version),
-  CHECK ((keyring_id IS NULL) = (purpose = 3))
+  CHECK ((keyring_id IS NULL) = (purpose = 3)),
+  CONSTRAINT data_key_active_unfenced CHECK (state <> 'active' OR fenced_at IS NULL)
 )`,
   `CREATE UNIQUE INDEX data_key_one_active ON keyturn.data_key (scope_id, purpose) WHERE state = 'active'`,
   `CREATE UNIQUE INDEX data_key_one_staged ON keyturn.data_key (scope_id, purpose) WHERE state = 'staged'`,
@@ -79,14 +82,6 @@ export const controlSchemaStatements: readonly string[] = [
   blob bytea NOT NULL,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (data_key_id, root_key_id)
-)`,
-  `CREATE TABLE keyturn.retirement (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  data_key_id bigint NOT NULL REFERENCES keyturn.data_key,
-  provisional boolean NOT NULL,
-  snapshot text NOT NULL,
-  scanned_at timestamptz NOT NULL,
-  evidence jsonb NOT NULL
 )`,
   `CREATE TABLE keyturn.target (
   id uuid PRIMARY KEY,
@@ -120,6 +115,7 @@ export const controlSchemaStatements: readonly string[] = [
   CHECK (foreign_secret_uri IS NULL OR foreign_format IS NOT NULL)
 )`,
   `CREATE UNIQUE INDEX target_column_name ON keyturn.target_column (target_id, name) WHERE left_at IS NULL`,
+  ...retirementStatements,
   `CREATE TABLE keyturn.member (
   id uuid PRIMARY KEY,
   kind text NOT NULL CHECK (kind IN ('application', 'worker', 'supervisor')),

@@ -1,0 +1,101 @@
+// The verbs that end a key, each with statement 1, 2, … failing: what is left is before or after, and the next attempt works.
+import { expect } from 'vitest';
+import type { ControlContext } from '../../src/control/context.js';
+import { approveAndDestroy, askForDestruction, cancelRequest } from '../../src/control/destroy-key.js';
+import { restore, retire } from '../../src/control/keys.js';
+import { listFenceTroubles } from '../../src/engine/fence.js';
+import { hashOf, passWait, replacedKey, retiredKey, stateOf, wrapsOf } from './ending-keys.js';
+import { failAt } from './failing-database.js';
+import { outcomeOf } from './outcome-of.js';
+import type { Race } from './racing-destruction.js';
+
+/** Every `step`-th statement, until none is left to fail. Answers the last that failed. */
+async function failEach(
+  context: ControlContext,
+  step: number,
+  verb: (failing: ControlContext) => Promise<unknown>,
+  check: () => Promise<void>,
+): Promise<number> {
+  for (let nth = 1; ; nth += step) {
+    const { database, asked } = failAt(context.database, nth);
+    const end = await outcomeOf(() => verb({ ...context, database }));
+    if (asked() < nth) return nth - step;
+    expect(['DATABASE_UNAVAILABLE', 'done']).toContain(end);
+    await check();
+  }
+}
+
+/** Answers the number of the last statement that failed. */
+export async function failRetirement({ shop }: Race, step: number): Promise<number> {
+  const key = await replacedKey(shop);
+  const { context } = shop.control;
+  const failures = await failEach(
+    context,
+    step,
+    (failing) => retire(failing, undefined, String(key.id), 'test'),
+    async () => {
+      const isRetired = (await stateOf(shop, key.id)) === 'retired';
+      const troubles = await listFenceTroubles(context.database);
+      expect({ isRetired, state: await stateOf(shop, key.id), troubles: isRetired ? troubles : [] }).toEqual({
+        isRetired,
+        state: isRetired ? 'retired' : 'decrypt_only',
+        troubles: [],
+      });
+      if (isRetired) await restore(context, undefined, String(key.id), 'test');
+    },
+  );
+  expect(await stateOf(shop, key.id)).toBe('retired');
+  expect(await listFenceTroubles(context.database)).toEqual([]);
+  return failures;
+}
+
+/** Restore, request, cancellation, approval. Answers the number of the last statement of the approval that failed. */
+export async function failEndings({ shop, ada, bob }: Race, step: number): Promise<number> {
+  const key = await retiredKey(shop);
+  const { context } = shop.control;
+  const name = String(key.id);
+  await failEach(
+    context,
+    step,
+    (failing) => restore(failing, undefined, name, 'test'),
+    async () => {
+      if ((await stateOf(shop, key.id)) === 'decrypt_only') await retire(context, undefined, name, 'test');
+    },
+  );
+  await retire(context, undefined, name, 'test');
+  await failEach(
+    ada.context,
+    step,
+    (failing) => askForDestruction(failing, undefined, name, { reason: 'test' }),
+    async () => {
+      if ((await stateOf(shop, key.id)) === 'pending_destruction')
+        await cancelRequest(context, undefined, name, 'test');
+      expect(await stateOf(shop, key.id)).toBe('retired');
+    },
+  );
+  await failEach(
+    ada.context,
+    step,
+    (failing) => cancelRequest(failing, undefined, name, 'test'),
+    async () => {
+      if ((await stateOf(shop, key.id)) === 'retired')
+        await askForDestruction(ada.context, undefined, name, { reason: 'test' });
+    },
+  );
+  await askForDestruction(ada.context, undefined, name, { reason: 'test' });
+  await passWait(shop);
+  const hash = await hashOf(shop, key);
+  const destructions = await failEach(
+    bob.context,
+    step,
+    (failing) => approveAndDestroy(failing, undefined, name, hash, 'test'),
+    async () => {
+      const state = await stateOf(shop, key.id);
+      expect({ state, wraps: await wrapsOf(shop, key.id) }).toEqual(
+        state === 'destroyed' ? { state, wraps: 0 } : { state: 'pending_destruction', wraps: 1 },
+      );
+    },
+  );
+  expect(await stateOf(shop, key.id)).toBe('destroyed');
+  return destructions;
+}
