@@ -6,6 +6,7 @@ import { startMembership, type Membership } from './engine/membership.js';
 import type { Connections, Environment } from './environment.js';
 import { KeyturnError } from './errors.js';
 import { matchRoots, type HeldRoots } from './keys/open-keyring.js';
+import { refuseDebugging } from './keys/roots/debugging.js';
 import { openRootKey } from './keys/roots/open-root-key.js';
 import type { RootKey } from './keys/roots/root-key.js';
 import { openDatabase, type Database } from './store/database.js';
@@ -35,8 +36,9 @@ export function createRootOpener(
   environment: Environment,
 ): (uris: readonly string[], cluster: string) => Promise<readonly RootKey[]> {
   const opened = new Map<string, Promise<RootKey>>();
-  return (uris, cluster) =>
-    Promise.all(
+  return async (uris, cluster) => {
+    if (uris.length > 0) refuseDebugging(process);
+    return Promise.all(
       uris.map((uri) => {
         const name = `${cluster} ${uri}`;
         const root = opened.get(name) ?? openRootKey(fileUriOf(uri, environment), { cluster, env: environment });
@@ -44,6 +46,30 @@ export function createRootOpener(
         return root;
       }),
     );
+  };
+}
+
+/** For a backup that is to hold root keys. Reads each from where it is, so it comes before any opening of `env:`. */
+export function createRootExporter(
+  environment: Environment,
+): (uri: string, cluster: string) => Promise<{ root: RootKey; bytes: Buffer }> {
+  return async (uri, cluster) => {
+    refuseDebugging(process);
+    let kept: Buffer | undefined;
+    const root = await openRootKey(fileUriOf(uri, environment), {
+      cluster,
+      env: environment,
+      onBytes: (bytes) => {
+        kept = Buffer.alloc(bytes.length);
+        bytes.copy(kept);
+      },
+    });
+    if (kept !== undefined) return { root, bytes: kept };
+    throw new KeyturnError(
+      'ROOT_KEY_REFUSED',
+      `the root key ${root.shortFingerprint} does not leave the place where it is kept, so no backup can hold it; leave out --include-roots`,
+    );
+  };
 }
 
 /** `env:NAME` is read from the file that NAME_FILE points at, where NAME itself is not set. */

@@ -30,6 +30,8 @@ export interface KeyringConfig {
   /** Root key URIs, the preferred one first. */
   readonly roots: readonly string[];
   readonly algorithm: AlgorithmName;
+  /** Whether a key may be made or activated while another is in no backup. */
+  readonly backup: 'warn' | 'require';
 }
 
 export interface Config extends Connections {
@@ -71,6 +73,7 @@ const keyringSchema = z
     root: z.string().optional(),
     roots: z.array(z.string()).min(1).max(2).optional(),
     algorithm: z.enum(algorithmNames as [AlgorithmName, ...AlgorithmName[]]).default(defaultAlgorithm),
+    backup: z.enum(['warn', 'require']).default('warn'),
   })
   .refine((keyring) => (keyring.root === undefined) !== (keyring.roots === undefined), {
     message: 'expected either root: URI or roots: [preferred, other]',
@@ -172,6 +175,7 @@ function keyringsOf(file: FileShape): KeyringConfig[] {
     name,
     roots: keyring.roots ?? [keyring.root ?? ''],
     algorithm: keyring.algorithm,
+    backup: keyring.backup,
   }));
 }
 

@@ -2,6 +2,7 @@
 import { Command, type Option } from 'commander';
 import type { Cli } from './cli.js';
 import { addAuditCommands } from './commands/audit.js';
+import { addBackupCommands } from './commands/backup.js';
 import { addKeyCommands } from './commands/key.js';
 import { addOverviewCommands } from './commands/overview.js';
 import { addProcessCommands } from './commands/processes.js';
@@ -42,6 +43,7 @@ export function createProgram(
   addRunningCommands(program, cli);
   addRunCommands(program, cli);
   addAuditCommands(program, cli);
+  addBackupCommands(program, cli);
   addQuarantineCommands(program, cli);
   addProcessCommands(program, cli);
   // Last, so that it does not become the help of every command.

@@ -9,6 +9,8 @@ export interface ControlContext {
   readonly config: Config;
   /** Opens root keys by URI; each URI once per process. Only verbs that need key material call it. */
   readonly openRoots: (uris: readonly string[], cluster: string) => Promise<readonly RootKey[]>;
+  /** A root key together with its bytes, for a backup that is to hold it. Throws ROOT_KEY_REFUSED where it cannot leave its place. */
+  readonly exportRoot: (uri: string, cluster: string) => Promise<{ root: RootKey; bytes: Buffer }>;
   /** What the verb is waiting for, for people who watch. */
   readonly onProgress: (words: string) => void;
   /** How long verbs wait for members and for older transactions before they refuse; default 60 s. */

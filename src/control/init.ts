@@ -179,6 +179,8 @@ async function ensureKeyring(
   const settings = config.keyrings.find((keyring) => keyring.name === name);
   if (settings === undefined)
     throw new KeyturnError('KEYRING_NOT_FOUND', `keyring "${name}" is not in ${config.source}`);
+  const { algorithm, roots, backup } = settings;
+  const registered = { name, algorithm, rootUris: roots, backupPolicy: backup };
   const isNew = await database.transaction(async (client) => {
     await client.query('LOCK TABLE keyturn.cluster IN SHARE ROW EXCLUSIVE MODE');
     await insertClusterIfAbsent(client, given.cluster);
@@ -187,14 +189,8 @@ async function ensureKeyring(
         'KEY_STATE_REFUSED',
         'another init created this cluster a moment ago; run keyturn init again',
       );
-    if (!(await listKeyringNames(client)).includes(name))
-      await insertKeyring(
-        client,
-        randomUUID(),
-        { name, algorithm: settings.algorithm, rootUris: settings.roots },
-        reason,
-      );
-    else await updateKeyring(client, { name, algorithm: settings.algorithm, rootUris: settings.roots }, reason);
+    if (!(await listKeyringNames(client)).includes(name)) await insertKeyring(client, randomUUID(), registered, reason);
+    else await updateKeyring(client, registered, reason);
     const keyring = await lockKeyring(client, name);
     if (keyring.keys.length > 0) return false;
     const known = await listRootRecords(client);

@@ -25,6 +25,7 @@ import {
 } from '../store/keys.js';
 import { listTargets } from '../store/registry.js';
 import { sealRecord } from './audit.js';
+import { demandBackups, findUnbacked } from './backup-policy.js';
 import type { ControlContext } from './context.js';
 
 /** The keyring named, or the only one. Throws KEYRING_NOT_FOUND, or CONFIG_INVALID when there are several. */
@@ -119,6 +120,14 @@ export async function openRootsOf(context: ControlContext, keyring: StoredKeyrin
   return (await openKeyringOrRefuse(keyring, given, known)).roots;
 }
 
+/** What every verb that makes or activates a key answers. */
+interface TurnedKey {
+  readonly keyring: string;
+  readonly key: KeyListing;
+  /** Keys of the keyring that no backup covers, new ones included. */
+  readonly unbackedKeys: readonly number[];
+}
+
 /**
  * Makes a data key and stages it: persisted, committed, read back on another connection, unwrapped and compared. A staged
  * key decrypts and never encrypts. When one is staged already, that one is returned: there is never a second.
@@ -127,8 +136,17 @@ export async function stageKey(
   context: ControlContext,
   keyringName: string | undefined,
   reason: string | undefined,
-): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
-  const before = await chooseKeyring(context.database, keyringName);
+): Promise<TurnedKey & { isNew: boolean }> {
+  const keyring = await chooseKeyring(context.database, keyringName);
+  await demandBackups(context, keyring);
+  return stageIn(context, keyring, reason);
+}
+
+async function stageIn(
+  context: ControlContext,
+  before: StoredKeyring,
+  reason: string | undefined,
+): Promise<TurnedKey & { isNew: boolean }> {
   const roots = await openRootsOf(context, before);
   const inserted = await context.database.transaction(async (client) => {
     const keyring = await lockKeyring(client, before.name);
@@ -145,7 +163,12 @@ export async function stageKey(
     );
   await proveReadable(context, after, staged, roots);
   await sealRecord(context, roots);
-  return { keyring: after.name, key: listingOf(after, staged), isNew: inserted };
+  return {
+    keyring: after.name,
+    key: listingOf(after, staged),
+    isNew: inserted,
+    unbackedKeys: await findUnbacked(context, after),
+  };
 }
 
 /** Under the locked keyring: random material, wrapped under every root this process holds, inserted as staged. */
@@ -204,8 +227,18 @@ export async function activate(
   keyringName: string | undefined,
   keyName: string | undefined,
   reason: string | undefined,
-): Promise<{ keyring: string; key: KeyListing }> {
+): Promise<TurnedKey> {
   const keyring = await chooseKeyring(context.database, keyringName);
+  await demandBackups(context, keyring);
+  return activateIn(context, keyring, keyName, reason);
+}
+
+async function activateIn(
+  context: ControlContext,
+  keyring: StoredKeyring,
+  keyName: string | undefined,
+  reason: string | undefined,
+): Promise<TurnedKey> {
   const key =
     keyName === undefined ? keyring.keys.find((candidate) => candidate.state === 'staged') : findKey(keyring, keyName);
   if (key === undefined)
@@ -231,7 +264,11 @@ export async function activate(
   }
   await converge(context, keyring, { writesWithKeyId: Number(key.id) }, `writes with ${keyTitle(keyring.name, key)}`);
   const after = await getKeyring(context.database, keyring.name);
-  return { keyring: keyring.name, key: listingOf(after, findKey(after, String(key.id))) };
+  return {
+    keyring: keyring.name,
+    key: listingOf(after, findKey(after, String(key.id))),
+    unbackedKeys: await findUnbacked(context, after),
+  };
 }
 
 async function formatsOf(context: ControlContext, keyring: StoredKeyring): Promise<readonly string[]> {
@@ -275,7 +312,7 @@ export interface RotateOptions {
 export async function rotateKey(
   context: ControlContext,
   options: RotateOptions,
-): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
+): Promise<TurnedKey & { isNew: boolean }> {
   const keyring = await chooseKeyring(context.database, options.keyring);
   const active = keyring.keys.find((key) => key.state === 'active');
   if (active !== undefined && !(await isRotationDue(context, keyring, options.ifOlderThanMs))) {
@@ -285,10 +322,18 @@ export async function rotateKey(
       { writesWithKeyId: Number(active.id) },
       `writes with ${keyTitle(keyring.name, active)}`,
     );
-    return { keyring: keyring.name, key: listingOf(keyring, active), isNew: false };
+    return {
+      keyring: keyring.name,
+      key: listingOf(keyring, active),
+      isNew: false,
+      unbackedKeys: await findUnbacked(context, keyring),
+    };
   }
-  const staged = await stageKey(context, keyring.name, options.reason);
-  const activated = await activate(context, keyring.name, String(staged.key.id), options.reason);
+  // Asked once: the key that is made here cannot be in a backup before it is there.
+  await demandBackups(context, keyring);
+  const staged = await stageIn(context, keyring, options.reason);
+  const after = await getKeyring(context.database, keyring.name);
+  const activated = await activateIn(context, after, String(staged.key.id), options.reason);
   return { ...activated, isNew: true };
 }
 

@@ -54,6 +54,8 @@ export interface RotatedAndBegun extends BegunRun {
   readonly key: KeyListing;
   /** False when the active key was young enough to stay. */
   readonly isNew: boolean;
+  /** Keys of the keyring that no backup covers. */
+  readonly unbackedKeys: readonly number[];
 }
 
 /** Stage, activate, order the run. With `ifOlderThanMs`, repeating it never makes a second key. */

@@ -6,6 +6,7 @@ import { KeyturnError } from '../errors.js';
 import type { KeyStore, StoredKey, StoredKeyring, StoredWrap } from '../keys/key-store.js';
 import { mayMove, type KeyState } from '../keys/states.js';
 import { writeAudit } from './audit.js';
+import type { BackupPolicy } from './backups.js';
 import type { Queryable, Row } from './database.js';
 
 export interface RootRecord {
@@ -79,6 +80,7 @@ export interface KeyringSettings {
   readonly algorithm: AlgorithmName;
   /** Where the root key is found, the preferred first. A URI names a place, never a key. */
   readonly rootUris: readonly string[];
+  readonly backupPolicy: BackupPolicy;
 }
 
 export async function insertKeyring(
@@ -87,18 +89,20 @@ export async function insertKeyring(
   settings: KeyringSettings,
   reason: string | undefined,
 ): Promise<void> {
-  await client.query('INSERT INTO keyturn.keyring (id, name, algorithm, root_uris) VALUES ($1, $2, $3, $4)', [
-    id,
-    settings.name,
-    settings.algorithm,
-    settings.rootUris,
-  ]);
+  await client.query(
+    'INSERT INTO keyturn.keyring (id, name, algorithm, root_uris, backup_policy) VALUES ($1, $2, $3, $4, $5)',
+    [id, settings.name, settings.algorithm, settings.rootUris, settings.backupPolicy],
+  );
   await writeAudit(client, {
     action: 'keyring.create',
     object: `keyring ${settings.name}`,
     reason,
-    after: { algorithm: settings.algorithm, rootUris: settings.rootUris },
+    after: settingsOf(settings),
   });
+}
+
+function settingsOf({ algorithm, rootUris, backupPolicy }: KeyringSettings): Record<string, unknown> {
+  return { algorithm, rootUris, backupPolicy };
 }
 
 /** Writes, and records, only what differs. */
@@ -107,16 +111,18 @@ export async function updateKeyring(
   settings: KeyringSettings,
   reason: string | undefined,
 ): Promise<void> {
-  const { rows } = await client.query('SELECT algorithm, root_uris FROM keyturn.keyring WHERE name = $1 FOR UPDATE', [
-    settings.name,
-  ]);
-  const before = { algorithm: rows[0]?.[0], rootUris: rows[0]?.[1] };
-  const after = { algorithm: settings.algorithm, rootUris: settings.rootUris };
+  const { rows } = await client.query(
+    'SELECT algorithm, root_uris, backup_policy FROM keyturn.keyring WHERE name = $1 FOR UPDATE',
+    [settings.name],
+  );
+  const before = { algorithm: rows[0]?.[0], rootUris: rows[0]?.[1], backupPolicy: rows[0]?.[2] };
+  const after = settingsOf(settings);
   if (JSON.stringify(before) === JSON.stringify(after)) return;
-  await client.query('UPDATE keyturn.keyring SET algorithm = $2, root_uris = $3 WHERE name = $1', [
+  await client.query('UPDATE keyturn.keyring SET algorithm = $2, root_uris = $3, backup_policy = $4 WHERE name = $1', [
     settings.name,
     settings.algorithm,
     settings.rootUris,
+    settings.backupPolicy,
   ]);
   await writeAudit(client, { action: 'keyring.update', object: `keyring ${settings.name}`, reason, before, after });
 }

@@ -11,6 +11,7 @@ import {
   type KeyListing,
 } from '../../control/keys.js';
 import { rotateAndReencrypt } from '../../control/rotate-and-reencrypt.js';
+import { unbackedWords } from '../backup-words.js';
 import type { Cli } from '../cli.js';
 import { parseDuration } from '../duration.js';
 import { endBegun } from '../finish-run.js';
@@ -99,6 +100,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
             staged.isNew
               ? `${staged.key.title} is staged`
               : `${staged.key.title} was staged already; there is never a second`,
+            ...unbackedWords(staged.unbackedKeys),
             '',
             `next: keyturn key activate --keyring ${staged.keyring}`,
           ]);
@@ -122,6 +124,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
         const activated = await activate(context, options.keyring, name, options.reason);
         output.report(activated, () => [
           `${activated.key.title} is active; every live member writes with it`,
+          ...unbackedWords(activated.unbackedKeys),
           '',
           `next: keyturn reencrypt --keyring ${activated.keyring} --wait`,
         ]);
@@ -214,6 +217,7 @@ function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
       const rotated = await rotateKey(context, rotation);
       output.report(rotated, () => [
         rotatedWords(rotated),
+        ...unbackedWords(rotated.unbackedKeys),
         '',
         `next: ${rotated.isNew ? `keyturn reencrypt --keyring ${rotated.keyring} --wait` : 'keyturn status'}`,
       ]);
@@ -221,14 +225,15 @@ function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
     }
     const staff = staffFor(cli, running, options);
     const { begin, report, ...rotated } = await rotateAndReencrypt(context, { ...rotation, supply: staff.supply });
-    if (staff.waits) output.note(rotatedWords(rotated));
+    const words = [rotatedWords(rotated), ...unbackedWords(rotated.unbackedKeys)];
+    if (staff.waits) output.note(words.join('\n'));
     await endBegun(
       {
         running,
         staff,
         before: {
-          value: { key: rotated.key, isNew: rotated.isNew },
-          lines: staff.waits ? [] : [rotatedWords(rotated)],
+          value: { key: rotated.key, isNew: rotated.isNew, unbackedKeys: rotated.unbackedKeys },
+          lines: staff.waits ? [] : words,
         },
       },
       { begin, report },

@@ -8,6 +8,8 @@ export interface RootKeyContext {
   readonly cluster: string;
   /** The environment; a provider that reads a key from it removes the variable. */
   readonly env: NodeJS.ProcessEnv;
+  /** Shown the bytes by a provider that has them, for a backup that is to hold root keys; they are zeroed afterwards. */
+  readonly onBytes?: (bytes: Buffer) => void;
 }
 
 export interface RootKeyProvider {
