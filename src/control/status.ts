@@ -3,6 +3,7 @@
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
+import { findLastBackup, listUnbackedKeys } from '../store/backups.js';
 import { getKeyring, listKeyringNames } from '../store/keys.js';
 import { hasLeader } from '../store/leadership.js';
 import { listMembers, type MemberRow } from '../store/members.js';
@@ -28,6 +29,8 @@ export interface KeyringStatus {
   readonly last_run: { readonly run_id: number; readonly state: string; readonly verified_at: string | null } | null;
   /** Cells that failed and are not resolved. */
   readonly cells_in_quarantine: number;
+  /** Keys that no backup covers. */
+  readonly unbacked_keys: readonly number[];
   readonly next: string;
 }
 
@@ -42,6 +45,7 @@ export interface StatusReport {
   readonly supervisor: boolean;
   readonly queue: { readonly backend: string; readonly prefix: string } | null;
   readonly runs: readonly RunReport[];
+  readonly last_backup: { readonly taken_at: string; readonly file_name: string; readonly age_seconds: number } | null;
   /** The next safe command. */
   readonly next: string;
 }
@@ -55,6 +59,7 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
     keyrings.push(await keyringStatus(context, await getKeyring(database, name), members, unfinished));
   const runs = await listRuns(context, 5);
   const queue = await findQueueRecord(database);
+  const backup = await findLastBackup(database);
   const next = keyrings.map((keyring) => keyring.next).find((command) => command !== nothingToDo) ?? nothingToDo;
   return {
     keyrings,
@@ -67,6 +72,10 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
     supervisor: await hasLeader(database),
     queue: queue === undefined ? null : { backend: queue.backend, prefix: queue.prefix },
     runs,
+    last_backup:
+      backup === undefined
+        ? null
+        : { taken_at: backup.takenAt.toISOString(), file_name: backup.fileName, age_seconds: backup.ageSeconds },
     next: keyrings.length === 0 ? 'keyturn init' : next,
   };
 }
@@ -111,6 +120,7 @@ async function keyringStatus(
         ? null
         : { run_id: lastRun.id, state: lastRun.state, verified_at: lastRun.verifiedAt?.toISOString() ?? null },
     cells_in_quarantine: quarantined,
+    unbacked_keys: await listUnbackedKeys(database, keyring.id),
     next: nextCommand({
       keyring: keyring.name,
       isStaged: staged !== undefined,

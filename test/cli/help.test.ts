@@ -11,6 +11,9 @@ test('the commands of this release are these and no others', () => {
     [
       'audit list',
       'audit verify',
+      'backup create',
+      'backup inspect',
+      'backup restore',
       'demo',
       'doctor',
       'init',
@@ -55,6 +58,8 @@ describe.each(leaves)('help of $path', ({ path, options }) => {
 
 test('every verb that changes something takes a reason', () => {
   const changing = [
+    'backup create',
+    'backup restore',
     'init',
     'key activate',
     'key restore',

@@ -5,7 +5,9 @@ import { estimateTargets } from '../../control/estimate.js';
 import { init, type InitReport } from '../../control/init.js';
 import { printSql } from '../../control/print-sql.js';
 import { readStatus, type KeyringStatus, type StatusReport } from '../../control/status.js';
+import { unbackedWords } from '../backup-words.js';
 import type { Cli } from '../cli.js';
+import { describeAge } from '../duration.js';
 import { estimateLines } from '../estimate-words.js';
 import { teach } from '../help.js';
 import type { Output } from '../output.js';
@@ -185,7 +187,7 @@ function statusLines(status: StatusReport, output: Output): readonly string[] {
   ]);
   const queue = status.queue === null ? 'not in use yet' : `${status.queue.backend} (${status.queue.prefix})`;
   return [
-    ...status.keyrings.flatMap((keyring) => keyringLines(keyring, output)),
+    ...status.keyrings.flatMap((keyring) => keyringLines(keyring, status.last_backup, output)),
     output.paint('strong', 'members'),
     ...(members.length === 0 ? ['  none'] : tableLines(['', '', ''], members).slice(1)),
     '',
@@ -198,7 +200,11 @@ function statusLines(status: StatusReport, output: Output): readonly string[] {
   ];
 }
 
-function keyringLines(keyring: KeyringStatus, output: Output): readonly string[] {
+function keyringLines(
+  keyring: KeyringStatus,
+  lastBackup: StatusReport['last_backup'],
+  output: Output,
+): readonly string[] {
   const age = keyring.active_key_age_days === null ? '' : `, ${keyring.active_key_age_days} days old`;
   const others = [
     ['staged', keyring.staged_key === null ? [] : [keyring.staged_key]],
@@ -214,6 +220,9 @@ function keyringLines(keyring: KeyringStatus, output: Output): readonly string[]
       .filter(([, names]) => names.length > 0)
       .map(([title, names]) => `  ${title.padEnd(13)} ${names.join(', ')}`),
     `  coverage      ${coverageWords(keyring)}`,
+    ...(keyring.unbacked_keys.length > 0 || lastBackup === null
+      ? unbackedWords(keyring.unbacked_keys)
+      : [`  backup        every key; the last ${describeAge(lastBackup.age_seconds)} ago (${lastBackup.file_name})`]),
     '',
   ];
 }
