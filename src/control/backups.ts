@@ -23,7 +23,7 @@ import {
   type BackupLock,
   type BackupOpener,
 } from '../keys/backup-lock.js';
-import { writeDurably, type FileSystem } from '../keys/durable-file.js';
+import { refuseExisting, writeDurably } from '../keys/durable-file.js';
 import { planRestore, type RestorePlan } from '../keys/merge-backup.js';
 import { matchRoots, shortFingerprintOf, type HeldRoots, type KnownRoot } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
@@ -68,8 +68,6 @@ export interface CreateOptions {
   readonly includeRoots: boolean;
   readonly force: boolean;
   readonly reason: string | undefined;
-  /** For tests of failing disks. */
-  readonly files?: FileSystem;
 }
 
 export interface CreatedBackup extends BackupSummary {
@@ -85,6 +83,7 @@ export interface CreatedBackup extends BackupSummary {
 /** Throws BACKUP_REFUSED, BACKUP_DAMAGED, FILE_UNAVAILABLE. The file is whole before anything says that there is one. */
 export async function createBackup(context: ControlContext, options: CreateOptions): Promise<CreatedBackup> {
   demandGoodLock(options.lock);
+  await refuseExisting(options.output, options.force);
   const { database } = context;
   const tables = await database.transaction(readForBackup, readOnlySnapshot);
   const { roots, exported } = await rootsFor(context, tables, options.includeRoots);
@@ -98,7 +97,7 @@ export async function createBackup(context: ControlContext, options: CreateOptio
   } finally {
     plain.fill(0);
   }
-  await writeDurably({ path: options.output, content: locked, force: options.force }, options.files);
+  await writeDurably({ path: options.output, content: locked, force: options.force });
   const backup = backupRecordOf(contents, options.output, locked, options.lock.kind);
   try {
     await database.transaction(async (client) => {
@@ -216,6 +215,10 @@ function knownRootsOf({ rootKeys }: Pick<KeyTables, 'rootKeys'>): readonly Known
  * could be tried on. Throws BACKUP_DAMAGED, MASTER_KEY_MISMATCH.
  */
 async function verifyContents(contents: BackupContents, held: HeldRoots): Promise<readonly number[]> {
+  for (const { id, verificationToken } of knownRootsOf(contents)) {
+    if ((await held.get(id)?.opensToken(id, verificationToken)) === false)
+      throw damaged(`root key ${id} does not open its verification token`);
+  }
   const unopened: number[] = [];
   for (const key of contents.dataKeys) {
     const tried = key.wraps.filter((wrap) => held.has(wrap.root_key_id));
@@ -359,7 +362,7 @@ export async function restoreBackup(context: ControlContext, options: RestoreOpt
   });
   const planIn = async (client: Queryable): Promise<{ plan: RestorePlan; waiting: readonly string[] }> => {
     const plan = planRestore(await readKeyTables(client), contents);
-    demandOpened(plan, unopened);
+    demandProved(plan, contents, { held, unopened });
     return placeTargets(client, plan);
   };
   if (!options.apply) {
@@ -445,14 +448,30 @@ async function rootsOfBackup(context: ControlContext, contents: BackupContents):
   return matchRoots([...given, ...inFile], known);
 }
 
-/** Who writes a file to a public recipient need not be who took the backups: what is here yields only to keys that open. */
-function demandOpened(plan: RestorePlan, unopened: readonly number[]): void {
-  const unproved = plan.dataKeys.find(({ before, after }) => before !== undefined && unopened.includes(after.id));
-  if (unproved !== undefined)
+/** Who writes a file to a public recipient need not be who took the backups: what is here yields only to what opens. */
+function demandProved(
+  plan: RestorePlan,
+  contents: BackupContents,
+  { held, unopened }: { held: HeldRoots; unopened: readonly number[] },
+): void {
+  const isKnown = ({ before }: { readonly before: unknown }): boolean => before !== undefined;
+  const root = plan.rootKeys.find((change) => isKnown(change) && !held.has(change.after.id));
+  const key = plan.dataKeys.find((change) => isKnown(change) && unopened.includes(change.after.id));
+  const keyring = plan.keyrings.find(
+    (change) =>
+      isKnown(change) &&
+      contents.dataKeys.some(({ id, keyring_id }) => keyring_id === change.after.id && unopened.includes(id)),
+  );
+  const what =
+    root !== undefined
+      ? `root key ${root.after.id}`
+      : key !== undefined
+        ? `data key ${key.after.id}`
+        : keyring && `keyring ${keyring.after.name}`;
+  if (what !== undefined)
     throw new KeyturnError(
       'BACKUP_REFUSED',
-      `the backup says something newer of data key ${unproved.after.id}, which is here, and no root key at hand shows that it is the same key; give the root key; nothing was written`,
-      { keyId: String(unproved.after.id) },
+      `the backup says something newer of ${what}, which is here, and no root key at hand proves it; give the root key; nothing was written`,
     );
 }
 

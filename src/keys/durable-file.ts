@@ -98,7 +98,8 @@ export async function writeDurably(
     );
 }
 
-async function refuseExisting(path: string, force: boolean, files: FileSystem): Promise<void> {
+/** Throws BACKUP_REFUSED for a file that is there, before work is done that would be in vain. */
+export async function refuseExisting(path: string, force: boolean, files: FileSystem = nodeFileSystem): Promise<void> {
   if (force || !(await during('looking at', path, () => files.exists(path)))) return;
   throw new KeyturnError('BACKUP_REFUSED', `there is a file at ${path} already; give another name, or --force`);
 }

@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { generateX25519Identity, identityToRecipient } from 'age-encryption';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openKeyturnProcess, type KeyturnProcess } from '../cli/keyturn-process.js';
 import { argumentsOf, findCanaries, keyCanaries, tablesOf, textCanary, type Finding } from '../support/canaries.js';
@@ -18,11 +19,16 @@ let shop: Shop;
 let keyturn: KeyturnProcess;
 let folder: string;
 let generated: string;
+/** Most tests lock to a recipient: that costs no scrypt. */
+let recipient: string;
 
 beforeAll(async () => {
   shop = await openShop();
   keyturn = openKeyturnProcess(shop, shopConfig);
   folder = mkdtempSync(join(tmpdir(), 'keyturn-cli-backup-'));
+  const identity = await generateX25519Identity();
+  writeFileSync(join(folder, 'identity'), `# for tests\n${identity}\n`, { mode: 0o600 });
+  recipient = await identityToRecipient(identity);
   writeFileSync(join(folder, 'passphrase'), `${chosen}\n`, { mode: 0o600 });
 });
 
@@ -61,8 +67,6 @@ describe('keyturn backup', () => {
   test.runIf(hasAge || process.env['KEYTURN_REQUIRE_AGE'] === '1')(
     "writes what Debian's age opens, by passphrase and by identity, and says what it holds",
     async () => {
-      execFileSync('age-keygen', ['-o', file('identity')], { stdio: 'ignore' });
-      const recipient = execFileSync('age-keygen', ['-y', file('identity')], { encoding: 'utf8' }).trim();
       const created = await keyturn.run(
         'backup',
         'create',
@@ -156,7 +160,8 @@ describe('keyturn backup', () => {
     try {
       await bare.pool.query(customerTable);
       const environment = { DATABASE_URL: bare.url };
-      const args = ['backup', 'restore', '--input', file('chosen.age'), '--passphrase-file', file('passphrase')];
+      await keyturn.run('backup', 'create', '--output', file('shared.age'), '--recipient', recipient);
+      const args = ['backup', 'restore', '--input', file('shared.age'), '--identity', file('identity')];
       const dry = await keyturn.runWith(environment, ...args);
       expect(dry).toMatchObject({ code: 0, stdout: expect.stringContaining('would be restored') });
       expect((await keyturn.runWith(environment, 'status')).code).toBe(4);
@@ -176,15 +181,7 @@ describe('keyturn backup', () => {
     expect(rotated.stdout).toMatch(/backup +not whole: key \d+ is in none; run: keyturn backup create/);
     expect((await keyturn.run('status')).stdout).toMatch(/backup +not whole: key \d+ is in none/);
     expect((await keyturn.run('doctor')).stdout).toMatch(/backup: .*is in none/);
-    await keyturn.run(
-      'backup',
-      'create',
-      '--output',
-      file('chosen.age'),
-      '--force',
-      '--passphrase-file',
-      file('passphrase'),
-    );
+    await keyturn.run('backup', 'create', '--output', file('shared.age'), '--force', '--recipient', recipient);
     expect((await keyturn.run('status')).stdout).toMatch(/backup +every key; the last .* ago/);
   });
 

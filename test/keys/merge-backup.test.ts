@@ -1,6 +1,6 @@
 // Merging pictures of one history: any two, in either order, end as the newer; nothing is taken back.
-import { fc, test } from '@fast-check/vitest';
-import { describe, expect } from 'vitest';
+import { fc, test as propertyTest } from '@fast-check/vitest';
+import { describe, expect, test } from 'vitest';
 import type { DataKeyRow, KeyTables } from '../../src/keys/backup.js';
 import { mergeKeyTables } from '../../src/keys/merge-backup.js';
 
@@ -86,7 +86,7 @@ const history = fc
   });
 
 describe('merging', () => {
-  test.prop([history, fc.nat(), fc.nat()])(
+  propertyTest.prop([history, fc.nat(), fc.nat()])(
     'two pictures of one history, in either order, gives the newer',
     (pictures, a, b) => {
       const [older, newer] = [a % pictures.length, b % pictures.length]
