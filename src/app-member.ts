@@ -8,6 +8,7 @@ import type { Connections, Environment } from './environment.js';
 import { isKeyturnError, KeyturnError } from './errors.js';
 import { loadFormatModules } from './format-modules.js';
 import { matchRoots, type HeldRoots, type OpenForeignKey } from './keys/open-keyring.js';
+import { refuseDebugging } from './keys/roots/debugging.js';
 import { openRootKey } from './keys/roots/open-root-key.js';
 import type { RootKey, RootKeyProvider } from './keys/roots/root-key.js';
 import { openDatabase, type Database } from './store/database.js';
@@ -62,6 +63,7 @@ export function createRootOpener(environment: Environment, providers: readonly R
 
   return {
     async open(uris, cluster) {
+      if (uris.length > 0) refuseDebugging(process);
       const settled = await Promise.allSettled(uris.map((uri) => openOnce(uri, cluster)));
       const roots = settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
       const failures = settled.flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : []));
@@ -74,6 +76,29 @@ export function createRootOpener(environment: Environment, providers: readonly R
       for (const [name, held] of opened)
         if ('fingerprint' in held && held.fingerprint.equals(fingerprint)) opened.delete(name);
     },
+  };
+}
+
+/** For a backup that is to hold root keys. Reads each from where it is, so it comes before any opening of `env:`. */
+export function createRootExporter(
+  environment: Environment,
+): (uri: string, cluster: string) => Promise<{ root: RootKey; bytes: Buffer }> {
+  return async (uri, cluster) => {
+    refuseDebugging(process);
+    let kept: Buffer | undefined;
+    const root = await openRootKey(fileUriOf(uri, environment), {
+      cluster,
+      env: environment,
+      onBytes: (bytes) => {
+        kept = Buffer.alloc(bytes.length);
+        bytes.copy(kept);
+      },
+    });
+    if (kept !== undefined) return { root, bytes: kept };
+    throw new KeyturnError(
+      'ROOT_KEY_REFUSED',
+      `the root key ${root.shortFingerprint} does not leave the place where it is kept, so no backup can hold it; leave out --include-roots`,
+    );
   };
 }
 

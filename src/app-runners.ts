@@ -1,6 +1,7 @@
 // The wiring of workers and supervisors. They read the environment and the registry, never keyturn.yaml.
 import { answers, fits, heldGenerations, holdsKeys, openHealth } from './app-health.js';
 import {
+  createRootExporter,
   createRootOpener,
   requireDatabaseUrl,
   startMember,
@@ -298,6 +299,7 @@ async function startPolicies(
       },
       openRoots: opener.open,
       forgetRoot: opener.forget,
+      exportRoot: createRootExporter(environment),
       loadFormats: () => loadFormatModules(environment),
       onProgress: (words) => log.debug(words),
     }),

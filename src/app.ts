@@ -1,6 +1,6 @@
 // The wiring of the library and of the operator's verbs: configuration, database and membership put together. Everything
 // else gets what it needs as arguments. Workers and supervisors are wired in app-runners.ts.
-import { createRootOpener, requireDatabaseUrl, startMember, troubleLogger } from './app-member.js';
+import { createRootExporter, createRootOpener, requireDatabaseUrl, startMember, troubleLogger } from './app-member.js';
 import { loadConfig, loadConnectionConfig, type ConfigFile, type Environment } from './config.js';
 import { noConfigFile, type OpenControlFunction } from './control/context.js';
 import { createColumn, type Column } from './engine/column.js';
@@ -31,6 +31,7 @@ export const openControl: OpenControlFunction = (options) => {
       openRoots: rootOpener.open,
       forgetRoot: rootOpener.forget,
       loadFormats: () => loadFormatModules(options.environment),
+      exportRoot: createRootExporter(options.environment),
       onProgress: options.onProgress ?? (() => undefined),
     },
     close: () => database.close(),

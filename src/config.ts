@@ -32,6 +32,8 @@ export interface KeyringConfig {
   readonly algorithm: AlgorithmName;
   /** Within so many days a rotation has to be over, the replaced key retired. */
   readonly cryptoperiodDays: number;
+  /** Whether a key may be made or activated while another is in no backup. */
+  readonly backup: 'warn' | 'require';
 }
 
 /** What pacing cannot find out by itself. */
@@ -83,6 +85,7 @@ const keyringSchema = z
     roots: z.array(z.string()).min(1).max(2).optional(),
     algorithm: z.enum(algorithmNames as [AlgorithmName, ...AlgorithmName[]]).default(defaultAlgorithm),
     cryptoperiod_days: z.int().min(1).max(3_660).default(90),
+    backup: z.enum(['warn', 'require']).default('warn'),
   })
   .refine((keyring) => (keyring.root === undefined) !== (keyring.roots === undefined), {
     message: 'expected either root: URI or roots: [preferred, other]',
@@ -190,6 +193,7 @@ function keyringsOf(file: FileShape): KeyringConfig[] {
     roots: keyring.roots ?? [keyring.root ?? ''],
     algorithm: keyring.algorithm,
     cryptoperiodDays: keyring.cryptoperiod_days,
+    backup: keyring.backup,
   }));
 }
 

@@ -13,6 +13,7 @@ process.stdout.on('error', () => process.exit(0));
 process.exitCode = await runCli(process.argv.slice(2), {
   version,
   environment: process.env,
+  stdin: process.stdin,
   stdout: process.stdout,
   stderr: process.stderr,
   openControl,

@@ -32,6 +32,8 @@ export interface Cli {
   configFile(): string | undefined;
   /** `work` answers an exit code other than 0 where it has one. */
   run(verb: Verb, work: (running: Running) => Promise<number | void>): Promise<void>;
+  /** For commands that need no database. */
+  runAlone(verb: Pick<Verb, 'isJson'>, work: (output: Output) => Promise<void>): Promise<void>;
   /** For commands that open nothing. */
   endWith(exitCode: number): void;
   readonly exitCode: number;
@@ -43,6 +45,8 @@ export interface Cli {
 export function createCli(surroundings: Surroundings, configFile: () => string | undefined): Cli {
   let exitCode = 0;
   let hasReported = false;
+  const outputFor = ({ isJson }: Pick<Verb, 'isJson'>): Output =>
+    createOutput(surroundings, { isJson: isJson === true, onReport: () => (hasReported = true) });
   return {
     surroundings,
     configFile,
@@ -55,8 +59,11 @@ export function createCli(surroundings: Surroundings, configFile: () => string |
     endWith(code) {
       exitCode = code;
     },
+    async runAlone(verb, work) {
+      await work(outputFor(verb));
+    },
     async run(verb, work) {
-      const output = createOutput(surroundings, { isJson: verb.isJson === true, onReport: () => (hasReported = true) });
+      const output = outputFor(verb);
       const cleanUps: (() => Promise<void>)[] = [];
       let hint: string | undefined;
       const opened = surroundings.openControl({

@@ -3,6 +3,7 @@ import { Command, type Option } from 'commander';
 import type { Cli } from './cli.js';
 import { addAdoptCommand } from './commands/adopt.js';
 import { addAuditCommands } from './commands/audit.js';
+import { addBackupCommands } from './commands/backup.js';
 import { addKeyCommands } from './commands/key.js';
 import { addMemberCommands } from './commands/member.js';
 import { addOverviewCommands } from './commands/overview.js';
@@ -48,6 +49,7 @@ export function createProgram(
   addRunCommands(program, cli);
   addAdoptCommand(program, cli);
   addAuditCommands(program, cli);
+  addBackupCommands(program, cli);
   addQuarantineCommands(program, cli);
   addMemberCommands(program, cli);
   addScheduleCommands(program, cli);

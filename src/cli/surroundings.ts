@@ -4,6 +4,8 @@ import type { OpenControlFunction } from '../control/context.js';
 
 export type OutputStream = NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
 
+export type InputStream = NodeJS.ReadableStream & { readonly isTTY?: boolean };
+
 export interface DemoOptions {
   readonly rows: number;
   readonly json: boolean;
@@ -20,6 +22,8 @@ export interface ListenOptions {
 export interface Surroundings {
   readonly version: string;
   readonly environment: NodeJS.ProcessEnv;
+  /** Where a passphrase is typed, if it is a terminal. */
+  readonly stdin?: InputStream;
   readonly stdout: OutputStream;
   readonly stderr: OutputStream;
   readonly openControl: OpenControlFunction;

@@ -16,6 +16,8 @@ export interface ControlContext {
   readonly forgetRoot: (fingerprint: Buffer) => void;
   /** Foreign formats of the user's own; verbs that speak of foreign formats call it first. */
   readonly loadFormats: () => Promise<void>;
+  /** A root key together with its bytes, for a backup that is to hold it. Throws ROOT_KEY_REFUSED where it cannot leave its place. */
+  readonly exportRoot: (uri: string, cluster: string) => Promise<{ root: RootKey; bytes: Buffer }>;
   /** What the verb is waiting for, for people who watch. */
   readonly onProgress: (words: string) => void;
   /** How long verbs wait for members and for older transactions before they refuse; default 60 s. */

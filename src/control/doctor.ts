@@ -7,9 +7,11 @@ import { queueAddressOf, readEvictionPolicy } from '../queue/connection.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable, serverVersion, type CatalogTable } from '../store/catalog.js';
 import { listDestructions, listMissingGuards } from '../store/destructions.js';
+import { listUnbackedKeys } from '../store/backups.js';
 import { findClusterId, getKeyringById } from '../store/keys.js';
 import { listRegistered } from '../store/registry.js';
 import { requireSchema } from '../store/schema.js';
+import { keysWords } from './backup-policy.js';
 import type { ControlContext } from './context.js';
 import { examineRegistered } from './runs.js';
 
@@ -23,6 +25,7 @@ export async function examineEverything(context: ControlContext): Promise<readon
     await examineParameterLogging(context),
     await examineQueue(context),
     await examineSchema(context),
+    await examineBackups(context),
   ];
   return [...findings.flat(), ...(await examineFences(context)), ...(await examineTargets(context))];
 }
@@ -184,6 +187,23 @@ async function examineSchema(context: ControlContext): Promise<readonly Finding[
     const level = error.code === 'NOT_INITIALIZED' ? 'warn' : 'refuse';
     return [{ level, check: 'schema', subject: 'keyturn', reason: error.message, remedy: 'keyturn init' }];
   }
+}
+
+/** What no backup covers is lost with this database. */
+async function examineBackups({ database }: ControlContext): Promise<readonly Finding[]> {
+  const { rows } = await database.query(`SELECT to_regclass('keyturn.backup') IS NOT NULL`);
+  if (rows[0]?.[0] !== true || (await findClusterId(database)) === undefined) return [];
+  const unbacked = await listUnbackedKeys(database);
+  if (unbacked.length === 0) return [ok('backup', 'data keys', 'are all in a backup')];
+  return [
+    {
+      level: 'warn',
+      check: 'backup',
+      subject: 'data keys',
+      reason: keysWords(unbacked),
+      remedy: 'keyturn backup create --output FILE',
+    },
+  ];
 }
 
 /** Registered targets as they are now, then what the file names and `init` has not registered yet. */

@@ -230,6 +230,7 @@ async function ensureKeyring(
     algorithm: settings.algorithm,
     rootUris: settings.roots,
     cryptoperiodDays: settings.cryptoperiodDays,
+    backupPolicy: settings.backup,
   };
   const isNew = await database.transaction(async (client) => {
     await client.query('LOCK TABLE keyturn.cluster IN SHARE ROW EXCLUSIVE MODE');

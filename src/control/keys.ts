@@ -40,6 +40,7 @@ import {
 import { listTargets } from '../store/registry.js';
 import { sealRecord } from './audit.js';
 import { patienceOf, type ControlContext } from './context.js';
+import { demandBackups, findUnbacked } from './backup-policy.js';
 
 /** The keyring named, or the only one. Throws KEYRING_NOT_FOUND, or CONFIG_INVALID when there are several. */
 export async function chooseKeyring(database: Queryable, name: string | undefined): Promise<StoredKeyring> {
@@ -133,6 +134,14 @@ export async function openRootsOf(context: ControlContext, keyring: StoredKeyrin
   return (await openKeyringOrRefuse(keyring, given, known)).roots;
 }
 
+/** What every verb that makes or activates a key answers. */
+interface TurnedKey {
+  readonly keyring: string;
+  readonly key: KeyListing;
+  /** Keys of the keyring that no backup covers, new ones included. */
+  readonly unbackedKeys: readonly number[];
+}
+
 /**
  * Makes a data key and stages it: persisted, committed, read back on another connection, unwrapped and compared. A staged
  * key decrypts and never encrypts. When one is staged already, that one is returned: there is never a second. With
@@ -143,8 +152,18 @@ export async function stageKey(
   keyringName: string | undefined,
   reason: string | undefined,
   unlessActivatedSince?: Date,
-): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
-  const before = await chooseKeyring(context.database, keyringName);
+): Promise<TurnedKey & { isNew: boolean }> {
+  const keyring = await chooseKeyring(context.database, keyringName);
+  await demandBackups(context, keyring);
+  return stageIn(context, keyring, reason, unlessActivatedSince);
+}
+
+async function stageIn(
+  context: ControlContext,
+  before: StoredKeyring,
+  reason: string | undefined,
+  unlessActivatedSince?: Date,
+): Promise<TurnedKey & { isNew: boolean }> {
   const roots = await openRootsOf(context, before);
   const inserted = await context.database.transaction(async (client) => {
     const keyring = await lockKeyring(client, before.name);
@@ -162,7 +181,12 @@ export async function stageKey(
     );
   await proveReadable(context, after, staged, roots);
   await sealRecord(context, roots);
-  return { keyring: after.name, key: listingOf(after, staged), isNew: inserted };
+  return {
+    keyring: after.name,
+    key: listingOf(after, staged),
+    isNew: inserted,
+    unbackedKeys: await findUnbacked(context, after),
+  };
 }
 
 /** The active key, if it was activated at that time or later. */
@@ -230,9 +254,7 @@ export async function proveReadable(
   }
 }
 
-export interface Activated {
-  readonly keyring: string;
-  readonly key: KeyListing;
+export interface Activated extends TurnedKey {
   /** What the operator went on without, and what will fail there. */
   readonly without: readonly Excused[];
 }
@@ -257,6 +279,16 @@ export async function activate(
 ): Promise<Activated> {
   await refuseUnlessKnown(context, without, reason);
   const keyring = await chooseKeyring(context.database, keyringName);
+  await demandBackups(context, keyring);
+  return activateIn(context, keyring, keyName, { reason, without });
+}
+
+async function activateIn(
+  context: ControlContext,
+  keyring: StoredKeyring,
+  keyName: string | undefined,
+  { reason, without }: { readonly reason: string | undefined; readonly without: readonly string[] },
+): Promise<Activated> {
   const key =
     keyName === undefined ? keyring.keys.find((candidate) => candidate.state === 'staged') : findKey(keyring, keyName);
   if (key === undefined)
@@ -300,7 +332,12 @@ export async function activate(
   const isNamedBefore = (laggard: Laggard): boolean => excused.some(({ member }) => member === laggard.member);
   excused.push(...writers.filter((laggard) => !isNamedBefore(laggard)).map((laggard) => excuse(laggard, title)));
   const after = await getKeyring(context.database, keyring.name);
-  return { keyring: keyring.name, key: listingOf(after, findKey(after, String(key.id))), without: excused };
+  return {
+    keyring: keyring.name,
+    key: listingOf(after, findKey(after, String(key.id))),
+    without: excused,
+    unbackedKeys: await findUnbacked(context, after),
+  };
 }
 
 function excuse({ member, why }: Laggard, title: string): Excused {
@@ -386,10 +423,22 @@ export async function rotateKey(
       { writesWithKeyId: Number(active.id), without: options.without ?? [] },
       `writes with ${keyTitle(keyring.name, active)}`,
     );
-    return { keyring: keyring.name, key: listingOf(keyring, active), without: [], isNew: false };
+    return {
+      keyring: keyring.name,
+      key: listingOf(keyring, active),
+      without: [],
+      isNew: false,
+      unbackedKeys: await findUnbacked(context, keyring),
+    };
   }
-  const staged = await stageKey(context, keyring.name, options.reason);
-  const activated = await activate(context, keyring.name, String(staged.key.id), options.reason, options.without);
+  // Asked once: the key that is made here cannot be in a backup before it is there.
+  await demandBackups(context, keyring);
+  const staged = await stageIn(context, keyring, options.reason);
+  const after = await getKeyring(context.database, keyring.name);
+  const activated = await activateIn(context, after, String(staged.key.id), {
+    reason: options.reason,
+    without: options.without ?? [],
+  });
   return { ...activated, isNew: true };
 }
 

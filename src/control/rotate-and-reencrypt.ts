@@ -52,6 +52,8 @@ export interface RotateAndReencryptOptions extends RotateOptions {
 export interface RotatedAndBegun extends BegunRun, Activated {
   /** False when the active key was young enough to stay. */
   readonly isNew: boolean;
+  /** Keys of the keyring that no backup covers. */
+  readonly unbackedKeys: readonly number[];
 }
 
 /** Stage, activate, order the run. With `ifOlderThanMs`, repeating it never makes a second key. */

@@ -5,6 +5,7 @@ import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
 import { isOpen } from '../rotation/schedule.js';
+import { findLastBackup, listUnbackedKeys } from '../store/backups.js';
 import { getKeyring, listKeyringNames } from '../store/keys.js';
 import { findLeader } from '../store/leadership.js';
 import { listExpectedMembers, listMembers, type MemberRow } from '../store/members.js';
@@ -39,6 +40,8 @@ export interface KeyringStatus {
   readonly schedule: ScheduleReport | null;
   /** What reads have moved to the active key, and what is left. */
   readonly lazy: LazyStatus | null;
+  /** Keys that no backup covers. */
+  readonly unbacked_keys: readonly number[];
   readonly next: string;
 }
 
@@ -60,6 +63,7 @@ export interface StatusReport {
   /** Tables whose fence against retired keys is missing or was touched. */
   readonly fence_troubles: readonly FenceTrouble[];
   readonly runs: readonly RunReport[];
+  readonly last_backup: { readonly taken_at: string; readonly file_name: string; readonly age_seconds: number } | null;
   /** The next safe command. */
   readonly next: string;
 }
@@ -77,6 +81,7 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
   const troubles = await listFenceTroubles(database);
   const first = keyrings.map((keyring) => keyring.next).find((command) => command !== nothingToDo) ?? nothingToDo;
   const next = first === nothingToDo && troubles.length > 0 ? 'keyturn init' : first;
+  const backup = await findLastBackup(database);
   return {
     keyrings,
     members: members.map((member) => ({
@@ -92,6 +97,10 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
     pace: await readPaceReport(database),
     fence_troubles: troubles,
     runs,
+    last_backup:
+      backup === undefined
+        ? null
+        : { taken_at: backup.takenAt.toISOString(), file_name: backup.fileName, age_seconds: backup.ageSeconds },
     next: keyrings.length === 0 ? 'keyturn init' : next,
   };
 }
@@ -139,6 +148,7 @@ async function keyringStatus(
         ? null
         : { run_id: lastRun.id, state: lastRun.state, verified_at: lastRun.verifiedAt?.toISOString() ?? null },
     cells_in_quarantine: quarantined,
+    unbacked_keys: await listUnbackedKeys(database, keyring.id),
     schedule: schedule ?? null,
     lazy: active === undefined ? null : await lazyStatusOf(context, keyring, active, ageDays ?? 0),
     next:

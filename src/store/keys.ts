@@ -7,6 +7,7 @@ import type { ForeignColumn, KeyStore, StoredKey, StoredKeyring, StoredWrap } fr
 import { mayMove, type KeyState } from '../keys/states.js';
 import { writeAudit } from './audit.js';
 import { markFenced } from './fences.js';
+import type { BackupPolicy } from './backups.js';
 import type { Queryable, Row } from './database.js';
 
 export interface RootRecord {
@@ -81,6 +82,7 @@ export interface KeyringSettings {
   /** Where the root key is found, the preferred first. A URI names a place, never a key. */
   readonly rootUris: readonly string[];
   readonly cryptoperiodDays: number;
+  readonly backupPolicy: BackupPolicy;
 }
 
 export async function insertKeyring(
@@ -90,8 +92,8 @@ export async function insertKeyring(
   reason: string | undefined,
 ): Promise<void> {
   await client.query(
-    'INSERT INTO keyturn.keyring (id, name, algorithm, root_uris, cryptoperiod_days) VALUES ($1, $2, $3, $4, $5)',
-    [id, settings.name, settings.algorithm, settings.rootUris, settings.cryptoperiodDays],
+    'INSERT INTO keyturn.keyring (id, name, algorithm, root_uris, cryptoperiod_days, backup_policy) VALUES ($1, $2, $3, $4, $5, $6)',
+    [id, settings.name, settings.algorithm, settings.rootUris, settings.cryptoperiodDays, settings.backupPolicy],
   );
   await writeAudit(client, {
     action: 'keyring.create',
@@ -101,8 +103,8 @@ export async function insertKeyring(
   });
 }
 
-function settingsOf({ algorithm, rootUris, cryptoperiodDays }: KeyringSettings): Record<string, unknown> {
-  return { algorithm, rootUris, cryptoperiodDays };
+function settingsOf({ algorithm, rootUris, cryptoperiodDays, backupPolicy }: KeyringSettings): Record<string, unknown> {
+  return { algorithm, rootUris, cryptoperiodDays, backupPolicy };
 }
 
 /** Writes, and records, only what differs. */
@@ -112,15 +114,20 @@ export async function updateKeyring(
   reason: string | undefined,
 ): Promise<void> {
   const { rows } = await client.query(
-    'SELECT algorithm, root_uris, cryptoperiod_days FROM keyturn.keyring WHERE name = $1 FOR UPDATE',
+    'SELECT algorithm, root_uris, cryptoperiod_days, backup_policy FROM keyturn.keyring WHERE name = $1 FOR UPDATE',
     [settings.name],
   );
-  const before = { algorithm: rows[0]?.[0], rootUris: rows[0]?.[1], cryptoperiodDays: rows[0]?.[2] };
+  const before = {
+    algorithm: rows[0]?.[0],
+    rootUris: rows[0]?.[1],
+    cryptoperiodDays: rows[0]?.[2],
+    backupPolicy: rows[0]?.[3],
+  };
   const after = settingsOf(settings);
   if (JSON.stringify(before) === JSON.stringify(after)) return;
   await client.query(
-    'UPDATE keyturn.keyring SET algorithm = $2, root_uris = $3, cryptoperiod_days = $4 WHERE name = $1',
-    [settings.name, settings.algorithm, settings.rootUris, settings.cryptoperiodDays],
+    'UPDATE keyturn.keyring SET algorithm = $2, root_uris = $3, cryptoperiod_days = $4, backup_policy = $5 WHERE name = $1',
+    [settings.name, settings.algorithm, settings.rootUris, settings.cryptoperiodDays, settings.backupPolicy],
   );
   await writeAudit(client, { action: 'keyring.update', object: `keyring ${settings.name}`, reason, before, after });
 }

@@ -6,7 +6,8 @@ import { rebuildError, sqlstateOf, type Queryable } from './database.js';
 import { ControlSchema1767225600000, controlSchemaStatements } from './migrations/0001-control-schema.js';
 
 const migrations = [ControlSchema1767225600000];
-const latestMigration = migrations.length;
+/** What a database that `init` brought up to date is at. */
+export const latestMigration = migrations.length;
 
 /** One transaction under an advisory lock: two inits at once end as one. */
 const migrationLock = 0x6b74_696e;

@@ -12,6 +12,9 @@ test('the commands of this release are these and no others', () => {
       'adopt',
       'audit list',
       'audit verify',
+      'backup create',
+      'backup inspect',
+      'backup restore',
       'demo',
       'doctor',
       'init',
@@ -70,6 +73,8 @@ describe.each(leaves)('help of $path', ({ path, options }) => {
 test('every verb that changes something takes a reason', () => {
   const changing = [
     'adopt',
+    'backup create',
+    'backup restore',
     'init',
     'key activate',
     'key destroy',

@@ -1,6 +1,9 @@
 // The command line against a real database, as an operator meets it from the first command on. Nobody runs here: what
 // needs workers is in the files beside.
 import { randomBytes } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { generateX25519Identity, identityToRecipient } from 'age-encryption';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { openControl } from '../../src/app.js';
 import { knownCommands, runCapturedWith } from '../cli/captured.js';
@@ -194,7 +197,7 @@ describe('--json', () => {
       keyrings: [{ keyring: 'customers', keys: [{ version: 1 }, { version: 2 }] }],
     });
     expect(await tell('root status')).toMatchObject({
-      roots: [{ id: 1, state: 'current', data_keys: 2 }],
+      roots: [{ id: 1, state: 'current', data_keys: 3 }],
       change: null,
     });
     for (const verb of ['prepare', 'rotate'])
@@ -251,6 +254,17 @@ describe('--json', () => {
       records: [{ action: 'key.activate', object: 'key 2', before: { state: 'staged' } }],
     });
     expect(await tell('audit verify')).toMatchObject({ intact: true, damage: null });
+    const identity = await generateX25519Identity();
+    const [backup, identityFile] = ['keys.age', 'identity'].map((name) => join(dirname(keyturn.config), name));
+    writeFileSync(String(identityFile), identity, { mode: 0o600 });
+    const opened = ['--input', String(backup), '--identity', String(identityFile)];
+    const recipient = await identityToRecipient(identity);
+    expect(await tell('backup create', '--output', String(backup), '--recipient', recipient)).toMatchObject({
+      locked_by: 'recipients',
+      unopened_keys: [],
+    });
+    expect(await tell('backup inspect', ...opened)).toMatchObject({ targets: ['public.customer'] });
+    expect(await tell('backup restore', ...opened)).toMatchObject({ applied: false, keys_added: [] });
     await database.pool.query(
       `INSERT INTO keyturn.batch (run_id, pass, target_id, kind) SELECT 1, 1, id, 'reencrypt' FROM keyturn.target`,
     );

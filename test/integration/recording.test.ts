@@ -22,6 +22,7 @@ const watched: Readonly<Record<string, string>> = {
   keyring: `TG_OP <> 'UPDATE' OR to_jsonb(NEW) - 'generation' IS DISTINCT FROM to_jsonb(OLD) - 'generation'`,
   data_key: 'true',
   data_key_wrap: 'true',
+  backup: 'true',
   destruction: 'true',
   retirement: 'true',
   target: 'true',

@@ -233,6 +233,7 @@ describe('what each role can not do', () => {
     audit_head: { app: '', worker: 'r', auditor: 'r' },
     audit_link: { app: '', worker: 'r', auditor: 'r' },
     audit_seal: { app: '', worker: 'ar', auditor: 'r' },
+    backup: { app: '', worker: 'r', auditor: 'r' },
     batch: { app: '', worker: 'arw', auditor: 'r' },
     cluster: { app: 'r', worker: 'r(w)', auditor: 'r' },
     data_key: { app: 'r', worker: 'r', auditor: 'r' },

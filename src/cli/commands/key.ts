@@ -11,6 +11,7 @@ import {
   type KeyringListing,
 } from '../../control/keys.js';
 import { rotateAndReencrypt } from '../../control/rotate-and-reencrypt.js';
+import { unbackedWords } from '../backup-words.js';
 import type { Cli } from '../cli.js';
 import { parseDuration } from '../duration.js';
 import { endBegun } from '../finish-run.js';
@@ -106,6 +107,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
             staged.isNew
               ? `${staged.key.title} is staged`
               : `${staged.key.title} was staged already; there is never a second`,
+            ...unbackedWords(staged.unbackedKeys),
             '',
             `next: keyturn key activate --keyring ${staged.keyring}`,
           ]);
@@ -132,6 +134,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
           output.report(activated, () => [
             activatedWords(activated),
             ...withoutLines(activated),
+            ...unbackedWords(activated.unbackedKeys),
             '',
             `next: keyturn reencrypt --keyring ${activated.keyring} --wait`,
           ]);
@@ -236,6 +239,7 @@ function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
       output.report(rotated, () => [
         rotatedWords(rotated),
         ...withoutLines(rotated),
+        ...unbackedWords(rotated.unbackedKeys),
         '',
         `next: ${rotated.isNew ? `keyturn reencrypt --keyring ${rotated.keyring} --wait` : 'keyturn status'}`,
       ]);
@@ -243,15 +247,21 @@ function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
     }
     const staff = staffFor(cli, running, options);
     const { begin, report, ...rotated } = await rotateAndReencrypt(context, { ...rotation, supply: staff.supply });
-    if (staff.waits) output.note(rotatedWords(rotated));
+    const words = [rotatedWords(rotated), ...unbackedWords(rotated.unbackedKeys)];
+    if (staff.waits) output.note(words.join('\n'));
     for (const line of withoutLines(rotated)) output.note(line);
     await endBegun(
       {
         running,
         staff,
         before: {
-          value: { key: rotated.key, isNew: rotated.isNew, without: rotated.without },
-          lines: staff.waits ? [] : [rotatedWords(rotated)],
+          value: {
+            key: rotated.key,
+            isNew: rotated.isNew,
+            without: rotated.without,
+            unbackedKeys: rotated.unbackedKeys,
+          },
+          lines: staff.waits ? [] : words,
         },
       },
       { begin, report },

@@ -6,7 +6,9 @@ import { estimateTargets } from '../../control/estimate.js';
 import { init, type InitReport } from '../../control/init.js';
 import { printSql } from '../../control/print-sql.js';
 import { readStatus, type KeyringStatus, type StatusReport } from '../../control/status.js';
+import { unbackedWords } from '../backup-words.js';
 import type { Cli } from '../cli.js';
+import { describeAge } from '../duration.js';
 import { estimateLines } from '../estimate-words.js';
 import { teach } from '../help.js';
 import type { Output } from '../output.js';
@@ -189,7 +191,7 @@ function statusLines(status: StatusReport, output: Output): readonly string[] {
   ]);
   const queue = status.queue === null ? 'not in use yet' : `${status.queue.backend} (${status.queue.prefix})`;
   return [
-    ...status.keyrings.flatMap((keyring) => keyringLines(keyring, output)),
+    ...status.keyrings.flatMap((keyring) => keyringLines(keyring, status.last_backup, output)),
     ...status.fence_troubles.map(
       ({ table, troubles }) => `${output.paint('watch', `fence of ${table}`)}: ${troubles.join('; ')}`,
     ),
@@ -212,7 +214,11 @@ function supervisorWords({ supervisor, supervisor_health_url: url }: StatusRepor
   return url === null ? 'a supervisor is live' : `a supervisor is live at ${url}`;
 }
 
-function keyringLines(keyring: KeyringStatus, output: Output): readonly string[] {
+function keyringLines(
+  keyring: KeyringStatus,
+  lastBackup: StatusReport['last_backup'],
+  output: Output,
+): readonly string[] {
   const age = keyring.active_key_age_days === null ? '' : `, ${keyring.active_key_age_days} days old`;
   const others = [
     ['staged', keyring.staged_key === null ? [] : [keyring.staged_key]],
@@ -231,6 +237,9 @@ function keyringLines(keyring: KeyringStatus, output: Output): readonly string[]
     `  coverage      ${coverageWords(keyring)}`,
     ...(keyring.schedule === null ? [] : [`  schedule      ${scheduleWords(keyring.schedule)}`]),
     ...lazyLines(keyring.lazy),
+    ...(keyring.unbacked_keys.length > 0 || lastBackup === null
+      ? unbackedWords(keyring.unbacked_keys)
+      : [`  backup        every key; the last ${describeAge(lastBackup.age_seconds)} ago (${lastBackup.file_name})`]),
     '',
   ];
 }

@@ -8,7 +8,7 @@ const variableName = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
 export const envRootKeyProvider: RootKeyProvider = {
   scheme: 'env',
-  async open(name, { cluster, env }) {
+  async open(name, { cluster, env, onBytes }) {
     if (!variableName.test(name)) throw refused('env:', 'expected the name of an environment variable after env:');
     const source = `env:${name}`;
     const value = env[name];
@@ -21,6 +21,7 @@ export const envRootKeyProvider: RootKeyProvider = {
     try {
       const bytes = parseHexKey(digits, source);
       demandRandomLooking(bytes, source);
+      onBytes?.(bytes);
       return createRootKey(bytes, cluster);
     } finally {
       digits.fill(0);

@@ -15,7 +15,7 @@ const groupOrOthersWrite = 0o022;
 
 export const fileRootKeyProvider: RootKeyProvider = {
   scheme: 'file',
-  async open(path, { cluster }) {
+  async open(path, { cluster, onBytes }) {
     if (path === '') throw refused('file:', 'expected a path after file:');
     const source = `file:${path}`;
     const file = await openWithoutFollowing(path, source);
@@ -27,6 +27,7 @@ export const fileRootKeyProvider: RootKeyProvider = {
       }
       const bytes = await readKey(file, source);
       demandRandomLooking(bytes, source);
+      onBytes?.(bytes);
       return createRootKey(bytes, cluster);
     } finally {
       await file.close();

@@ -11,6 +11,8 @@ export interface RootKeyContext {
   readonly env: NodeJS.ProcessEnv;
   /** How patient a provider behind a network is; tests are less so. */
   readonly timing?: CallTiming;
+  /** Shown the bytes by a provider that has them, for a backup that is to hold root keys; they are zeroed afterwards. */
+  readonly onBytes?: (bytes: Buffer) => void;
 }
 
 export interface RootKeyProvider {

@@ -43,6 +43,7 @@ export const controlSchemaStatements: readonly string[] = [
   algorithm text NOT NULL,
   root_uris text[] NOT NULL,
   cryptoperiod_days integer NOT NULL DEFAULT 90 CHECK (cryptoperiod_days > 0),
+  backup_policy text NOT NULL DEFAULT 'warn' CHECK (backup_policy IN ('warn', 'require')),
   generation bigint NOT NULL DEFAULT 1,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   lazy_is_on boolean NOT NULL DEFAULT true,
@@ -82,6 +83,19 @@ export const controlSchemaStatements: readonly string[] = [
   blob bytea NOT NULL,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (data_key_id, root_key_id)
+)`,
+  // Which backups were taken, or restored here: what covers which key. The hash is of the locked file.
+  `CREATE TABLE keyturn.backup (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  taken_at timestamptz NOT NULL,
+  recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  recorded_by text NOT NULL DEFAULT session_user,
+  file_name text NOT NULL,
+  file_hash bytea NOT NULL UNIQUE CHECK (octet_length(file_hash) = 32),
+  locked_by text NOT NULL CHECK (locked_by IN ('passphrase', 'recipients')),
+  has_root_keys boolean NOT NULL,
+  key_ids bigint[] NOT NULL,
+  root_key_ids bigint[] NOT NULL
 )`,
   `CREATE TABLE keyturn.target (
   id uuid PRIMARY KEY,

@@ -1,0 +1,486 @@
+// The operator's verbs on backups: create, inspect, restore. Everything is verified before the first byte or row is written:
+// data keys open under every root key at hand, and nothing of a backup is believed over what does.
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { basename } from 'node:path';
+import { createRootKey } from '../crypto/root-key.js';
+import { isKeyturnError, KeyturnError } from '../errors.js';
+import {
+  bytesOf,
+  damaged,
+  decodeBackup,
+  encodeBackup,
+  type BackupContents,
+  type DataKeyRow,
+  type KeyTables,
+} from '../keys/backup.js';
+import {
+  demandRecipient,
+  demandStrongPassphrase,
+  generatePassphrase,
+  lockBackup,
+  unlockBackup,
+  type BackupLock,
+  type BackupOpener,
+} from '../keys/backup-lock.js';
+import { refuseExisting, writeDurably } from '../keys/durable-file.js';
+import { planRestore, type RestorePlan } from '../keys/merge-backup.js';
+import { matchRoots, shortFingerprintOf, type HeldRoots, type KnownRoot } from '../keys/open-keyring.js';
+import type { RootKey } from '../keys/roots/root-key.js';
+import { findHead, writeAudit } from '../store/audit.js';
+import { lockKeyTables, readKeyTables, recordBackup, writeRestore, type BackupRecord } from '../store/backups.js';
+import { readOnlySnapshot, type Queryable } from '../store/database.js';
+import { listRootUris } from '../store/keys.js';
+import { latestMigration, migrate, requireSchema } from '../store/schema.js';
+import { sealRecord } from './audit.js';
+import type { ControlContext } from './context.js';
+import { placeTargets } from './place-targets.js';
+
+export { generatePassphrase, type BackupLock, type BackupOpener };
+
+/** What is in a backup, without anything secret. */
+export interface BackupSummary {
+  readonly cluster: string;
+  readonly taken_at: string;
+  readonly has_root_keys: boolean;
+  readonly root_keys: readonly { readonly id: number; readonly fingerprint: string; readonly in_file: boolean }[];
+  readonly keyrings: readonly {
+    readonly keyring: string;
+    readonly generation: number;
+    readonly keys: readonly {
+      readonly id: number;
+      readonly version: number;
+      readonly state: string;
+      readonly compromised: boolean;
+      readonly fingerprint: string;
+      readonly root_keys: readonly number[];
+    }[];
+  }[];
+  readonly audit_keys: readonly number[];
+  readonly targets: readonly string[];
+  /** Where the record stood: number and hash, as `audit verify --checkpoint` takes them. */
+  readonly audit_checkpoint: string;
+}
+
+export interface CreateOptions {
+  readonly output: string;
+  readonly lock: BackupLock;
+  readonly includeRoots: boolean;
+  readonly force: boolean;
+  readonly reason: string | undefined;
+}
+
+export interface CreatedBackup extends BackupSummary {
+  readonly file: string;
+  /** SHA-256 of the file. */
+  readonly file_hash: string;
+  readonly bytes: number;
+  readonly locked_by: BackupLock['kind'];
+  /** Data keys that no root key at hand opened, so that only their commitments vouch for them. */
+  readonly unopened_keys: readonly number[];
+}
+
+/** Throws BACKUP_REFUSED, BACKUP_DAMAGED, FILE_UNAVAILABLE. The file is whole before anything says that there is one. */
+export async function createBackup(context: ControlContext, options: CreateOptions): Promise<CreatedBackup> {
+  demandGoodLock(options.lock);
+  await refuseExisting(options.output, options.force);
+  const { database } = context;
+  const tables = await database.transaction(readForBackup, readOnlySnapshot);
+  const { roots, exported } = await rootsFor(context, tables, options.includeRoots);
+  const contents: BackupContents = { ...tables, rootKeyBytes: exported };
+  const held = matchRoots(roots, knownRootsOf(contents));
+  const unopened = await verifyContents(contents, held);
+  const plain = encodeBackup(contents);
+  let locked: Buffer;
+  try {
+    locked = await lockBackup(plain, options.lock);
+  } finally {
+    plain.fill(0);
+  }
+  await writeDurably({ path: options.output, content: locked, force: options.force });
+  const backup = backupRecordOf(contents, options.output, locked, options.lock.kind);
+  try {
+    await database.transaction(async (client) => {
+      await recordBackup(client, backup);
+      await writeAudit(client, {
+        action: 'backup.create',
+        object: `backup ${shortFingerprintOf(backup.fileHash)}`,
+        reason: options.reason,
+        after: {
+          keys: backup.keyIds,
+          rootKeys: backup.rootKeyIds,
+          hasRootKeys: backup.hasRootKeys,
+          lockedBy: backup.lockedBy,
+        },
+      });
+    });
+  } catch (error) {
+    context.onProgress(`the backup at ${options.output} is whole, and could not be recorded`);
+    throw error;
+  }
+  await sealRecord(context, held);
+  return {
+    file: options.output,
+    file_hash: backup.fileHash.toString('hex'),
+    bytes: locked.length,
+    locked_by: options.lock.kind,
+    unopened_keys: unopened,
+    ...summaryOf(contents),
+  };
+}
+
+function demandGoodLock(lock: BackupLock): void {
+  if (lock.kind === 'passphrase') demandStrongPassphrase(lock.passphrase);
+  else for (const recipient of lock.recipients) demandRecipient(recipient);
+}
+
+async function readForBackup(client: Queryable): Promise<Omit<BackupContents, 'rootKeyBytes'>> {
+  const { cluster, ...tables } = await readKeyTables(client);
+  if (cluster === null)
+    throw new KeyturnError(
+      'NOT_INITIALIZED',
+      'this database has no keys yet that could be backed up; run: keyturn init',
+    );
+  const head = await findHead(client);
+  if (head === undefined)
+    throw new KeyturnError('AUDIT_DAMAGED', 'the audit record has lost its head; see: keyturn audit verify');
+  const { rows } = await client.query('SELECT to_jsonb(clock_timestamp())');
+  return {
+    ...tables,
+    cluster,
+    takenAt: String(rows[0]?.[0]),
+    auditHead: { n: Number(head.n), hash: `\\x${head.hash.toString('hex')}` },
+  };
+}
+
+/** The root keys of the registry that are at hand; with their bytes where those are asked for, and then all of them. */
+async function rootsFor(
+  context: ControlContext,
+  tables: Pick<KeyTables, 'cluster' | 'keyrings' | 'rootKeys' | 'dataKeys'>,
+  includeRoots: boolean,
+): Promise<{ roots: readonly RootKey[]; exported: BackupContents['rootKeyBytes'] }> {
+  const uris = [...new Set([...(await listRootUris(context.database)).values()].flat())];
+  const cluster = tables.cluster?.id ?? '';
+  if (!includeRoots) return { roots: await openAtHand(context, uris, cluster), exported: [] };
+  const roots: RootKey[] = [];
+  const exported: BackupContents['rootKeyBytes'] = [];
+  for (const uri of uris) {
+    const found = await context.exportRoot(uri, cluster).catch(ignoreUnavailable);
+    if (found === undefined) continue;
+    const { root, bytes } = found;
+    const row = tables.rootKeys.find(({ fingerprint }) => bytesOf(fingerprint).equals(root.fingerprint));
+    if (row !== undefined) exported.push({ id: row.id, key: bytes.toString('hex') });
+    bytes.fill(0);
+    roots.push(root);
+  }
+  const missing = tables.dataKeys.find(
+    (key) => key.wraps.length > 0 && !key.wraps.some((wrap) => exported.some(({ id }) => id === wrap.root_key_id)),
+  );
+  if (missing !== undefined)
+    throw new KeyturnError(
+      'ROOT_KEY_UNAVAILABLE',
+      `--include-roots takes every root key, and none at hand opens data key ${missing.id}; nothing was written`,
+      { keyId: String(missing.id) },
+    );
+  return { roots, exported };
+}
+
+/** Root keys of other machines are left out. */
+async function openAtHand(
+  context: ControlContext,
+  uris: readonly string[],
+  cluster: string,
+): Promise<readonly RootKey[]> {
+  const opened: RootKey[] = [];
+  for (const uri of new Set(uris)) {
+    opened.push(...((await context.openRoots([uri], cluster).catch(ignoreUnavailable)) ?? []));
+  }
+  return opened;
+}
+
+function ignoreUnavailable(error: unknown): undefined {
+  if (!isKeyturnError(error, 'ROOT_KEY_UNAVAILABLE')) throw error;
+}
+
+function knownRootsOf({ rootKeys }: Pick<KeyTables, 'rootKeys'>): readonly KnownRoot[] {
+  return rootKeys.map((row) => ({
+    id: row.id,
+    fingerprint: bytesOf(row.fingerprint),
+    verificationToken: bytesOf(row.verification_token),
+  }));
+}
+
+/**
+ * Opens every wrap that a held root key should open; the unwrapping compares commitments. Answers the data keys that none
+ * could be tried on. Throws BACKUP_DAMAGED, MASTER_KEY_MISMATCH.
+ */
+async function verifyContents(contents: BackupContents, held: HeldRoots): Promise<readonly number[]> {
+  for (const { id, verificationToken } of knownRootsOf(contents)) {
+    if ((await held.get(id)?.opensToken(id, verificationToken)) === false)
+      throw damaged(`root key ${id} does not open its verification token`);
+  }
+  const unopened: number[] = [];
+  for (const key of contents.dataKeys) {
+    const tried = key.wraps.filter((wrap) => held.has(wrap.root_key_id));
+    for (const wrap of tried) {
+      try {
+        await held
+          .get(wrap.root_key_id)
+          ?.unwrap(wrap.root_key_id, identityOf(key, contents.cluster.id), bytesOf(key.commitment), bytesOf(wrap.blob));
+      } catch (error) {
+        if (!isKeyturnError(error, 'UNWRAP_FAILED')) throw error;
+        throw damaged(`data key ${key.id} does not open under root key ${wrap.root_key_id}`);
+      }
+    }
+    if (tried.length === 0 && key.state !== 'destroyed') unopened.push(key.id);
+  }
+  return unopened;
+}
+
+function identityOf(key: DataKeyRow, cluster: string): Parameters<RootKey['unwrap']>[1] {
+  return { id: key.id, algorithm: key.algorithm, purpose: key.purpose, cluster, scope: key.scope_id };
+}
+
+function backupRecordOf(
+  contents: BackupContents,
+  file: string,
+  locked: Buffer,
+  lockedBy: BackupLock['kind'],
+): BackupRecord {
+  return {
+    takenAt: contents.takenAt,
+    fileName: basename(file),
+    fileHash: createHash('sha256').update(locked).digest(),
+    lockedBy,
+    hasRootKeys: contents.rootKeyBytes.length > 0,
+    keyIds: contents.dataKeys.map(({ id }) => id),
+    rootKeyIds: contents.rootKeys.map(({ id }) => id),
+  };
+}
+
+function summaryOf(contents: BackupContents): BackupSummary {
+  const { rootKeys, dataKeys, keyrings, targets, rootKeyBytes } = contents;
+  return {
+    cluster: contents.cluster.id,
+    taken_at: new Date(contents.takenAt).toISOString(),
+    has_root_keys: rootKeyBytes.length > 0,
+    root_keys: rootKeys.map(({ id, fingerprint }) => ({
+      id,
+      fingerprint: shortFingerprintOf(bytesOf(fingerprint)),
+      in_file: rootKeyBytes.some((root) => root.id === id),
+    })),
+    keyrings: keyrings.map(({ id, name, generation }) => ({
+      keyring: name,
+      generation,
+      keys: dataKeys
+        .filter((key) => key.keyring_id === id)
+        .map((key) => ({
+          id: key.id,
+          version: key.version,
+          state: key.state,
+          compromised: key.compromised,
+          fingerprint: shortFingerprintOf(bytesOf(key.commitment)),
+          root_keys: key.wraps.map((wrap) => wrap.root_key_id),
+        })),
+    })),
+    audit_keys: dataKeys.filter((key) => key.purpose === 3).map(({ id }) => id),
+    targets: targets.map((target) => `${target.schema_name}.${target.table_name}`).toSorted(),
+    audit_checkpoint: `${contents.auditHead.n}:${contents.auditHead.hash.slice(2)}`,
+  };
+}
+
+/** Opens the file, checks its hash and shows what is in it. Touches no database and writes nothing. */
+export async function inspectBackup(input: string, opener: BackupOpener): Promise<BackupSummary> {
+  return summaryOf((await openFile(input, opener)).contents);
+}
+
+async function openFile(input: string, opener: BackupOpener): Promise<{ contents: BackupContents; locked: Buffer }> {
+  let locked: Buffer;
+  try {
+    locked = await readFile(input);
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : 'an unknown error';
+    throw new KeyturnError('FILE_UNAVAILABLE', `reading ${input} failed with ${code}`, { cause: code });
+  }
+  const plain = await unlockBackup(locked, opener);
+  try {
+    return { contents: decodeBackup(plain), locked };
+  } finally {
+    plain.fill(0);
+  }
+}
+
+export interface RestoreOptions {
+  readonly input: string;
+  readonly opener: BackupOpener;
+  /** Without it nothing is written. */
+  readonly apply: boolean;
+  /** Where root keys of the backup are written to, one file each. */
+  readonly rootsTo: string | undefined;
+  readonly reason: string | undefined;
+}
+
+export interface RestoreReport {
+  readonly applied: boolean;
+  readonly backup: BackupSummary;
+  /** Whether the database had no cluster, and so takes over that of the backup. */
+  readonly creates_cluster: boolean;
+  readonly root_keys_added: readonly number[];
+  readonly keyrings_added: readonly string[];
+  readonly keys_added: readonly number[];
+  /** Keys whose state or wraps are newer in the backup. */
+  readonly keys_brought_forward: readonly number[];
+  readonly targets_added: readonly string[];
+  /** Targets whose table is not there yet: `keyturn init` finds it once it is. */
+  readonly targets_waiting: readonly string[];
+  /** Data keys that no root key at hand opened. */
+  readonly unopened_keys: readonly number[];
+  readonly root_files: readonly string[];
+}
+
+/**
+ * Merges a backup into this database, or says what merging it would do. One transaction; throws before the first write,
+ * BACKUP_REFUSED, BACKUP_DAMAGED or MASTER_KEY_MISMATCH.
+ */
+export async function restoreBackup(context: ControlContext, options: RestoreOptions): Promise<RestoreReport> {
+  const { contents, locked } = await openFile(options.input, options.opener);
+  const held = await rootsOfBackup(context, contents);
+  const unopened = await verifyContents(contents, held);
+  const hasSchema = await isMigrated(context);
+  const report = (plan: RestorePlan, waiting: readonly string[], files: readonly string[]): RestoreReport => ({
+    applied: options.apply,
+    backup: summaryOf(contents),
+    creates_cluster: plan.cluster !== undefined,
+    root_keys_added: added(plan.rootKeys).map(({ id }) => id),
+    keyrings_added: added(plan.keyrings).map(({ name }) => name),
+    keys_added: added(plan.dataKeys).map(({ id }) => id),
+    keys_brought_forward: plan.dataKeys.filter(({ before }) => before !== undefined).map(({ after }) => after.id),
+    targets_added: added(plan.targets).map((target) => `${target.schema_name}.${target.table_name}`),
+    targets_waiting: waiting,
+    unopened_keys: unopened,
+    root_files: files,
+  });
+  const planIn = async (client: Queryable): Promise<{ plan: RestorePlan; waiting: readonly string[] }> => {
+    const plan = planRestore(await readKeyTables(client), contents);
+    demandProved(plan, contents, { held, unopened });
+    return placeTargets(client, plan);
+  };
+  if (!options.apply) {
+    const { plan, waiting } = hasSchema
+      ? await context.database.transaction(planIn, readOnlySnapshot)
+      : await placeTargets(context.database, planRestore(emptyTables(), contents));
+    return report(plan, waiting, []);
+  }
+  const { config, database } = context;
+  if (!hasSchema && config.databaseUrl !== undefined) await migrate(config.databaseUrl);
+  await requireSchema(database);
+  const backup = backupRecordOf(
+    contents,
+    options.input,
+    locked,
+    options.opener.kind === 'passphrase' ? 'passphrase' : 'recipients',
+  );
+  const { plan, waiting } = await database.transaction(async (client) => {
+    await lockKeyTables(client);
+    const planned = await planIn(client);
+    await writeRestore(client, planned.plan, options.reason);
+    await recordBackup(client, backup);
+    await writeAudit(client, {
+      action: 'backup.restore',
+      object: `backup ${shortFingerprintOf(backup.fileHash)}`,
+      reason: options.reason,
+      after: {
+        takenAt: contents.takenAt,
+        auditHead: { n: contents.auditHead.n, hash: contents.auditHead.hash.slice(2) },
+        keysAdded: added(planned.plan.dataKeys).map(({ id }) => id),
+        unopenedKeys: unopened,
+      },
+    });
+    return planned;
+  });
+  const files = options.rootsTo === undefined ? [] : await writeRootFiles(contents, options.rootsTo);
+  await sealRecord(context, held);
+  return report(plan, waiting, files);
+}
+
+function added<Row>(changes: readonly { before: Row | undefined; after: Row }[]): readonly Row[] {
+  return changes.filter(({ before }) => before === undefined).map(({ after }) => after);
+}
+
+/** False for a database that no `init` has seen. Throws SCHEMA_TOO_OLD, SCHEMA_TOO_NEW. */
+async function isMigrated({ database }: ControlContext): Promise<boolean> {
+  try {
+    await requireSchema(database);
+    return true;
+  } catch (error) {
+    if (isKeyturnError(error, 'NOT_INITIALIZED')) return false;
+    throw error;
+  }
+}
+
+function emptyTables(): KeyTables {
+  return {
+    cluster: null,
+    schema: latestMigration,
+    rootKeys: [],
+    keyrings: [],
+    dataKeys: [],
+    targets: [],
+    lastIds: { key: 0, auditKey: 0, rootKey: 0 },
+  };
+}
+
+/** Those in the file, and those at hand that keyturn.yaml or the backup name. */
+async function rootsOfBackup(context: ControlContext, contents: BackupContents): Promise<HeldRoots> {
+  const cluster = contents.cluster.id;
+  const uris = [
+    ...context.config.keyrings.flatMap((keyring) => keyring.roots),
+    ...contents.keyrings.flatMap((keyring) => keyring.root_uris),
+  ];
+  const given = await openAtHand(context, uris, cluster);
+  const inFile = contents.rootKeyBytes.map(({ key }) => createRootKey(Buffer.from(key, 'hex'), cluster));
+  const known = knownRootsOf(contents);
+  if (given.length > 0 && matchRoots(given, known).size === 0)
+    throw new KeyturnError(
+      'MASTER_KEY_MISMATCH',
+      `MasterKeyMismatch: the keys of the backup are wrapped under root key ${known.map(({ fingerprint }) => shortFingerprintOf(fingerprint)).join(', ')}, the given root key is ${given.map((root) => root.shortFingerprint).join(', ')}; nothing was written; give the right root key, or none`,
+    );
+  return matchRoots([...given, ...inFile], known);
+}
+
+/** Who writes a file to a public recipient need not be who took the backups: what is here yields only to what opens. */
+function demandProved(
+  plan: RestorePlan,
+  contents: BackupContents,
+  { held, unopened }: { held: HeldRoots; unopened: readonly number[] },
+): void {
+  const isKnown = ({ before }: { readonly before: unknown }): boolean => before !== undefined;
+  const root = plan.rootKeys.find((change) => isKnown(change) && !held.has(change.after.id));
+  const key = plan.dataKeys.find((change) => isKnown(change) && unopened.includes(change.after.id));
+  const keyring = plan.keyrings.find(
+    (change) =>
+      isKnown(change) &&
+      contents.dataKeys.some(({ id, keyring_id }) => keyring_id === change.after.id && unopened.includes(id)),
+  );
+  const what =
+    root !== undefined
+      ? `root key ${root.after.id}`
+      : key !== undefined
+        ? `data key ${key.after.id}`
+        : keyring && `keyring ${keyring.after.name}`;
+  if (what !== undefined)
+    throw new KeyturnError(
+      'BACKUP_REFUSED',
+      `the backup says something newer of ${what}, which is here, and no root key at hand proves it; give the root key; nothing was written`,
+    );
+}
+
+async function writeRootFiles(contents: BackupContents, folder: string): Promise<readonly string[]> {
+  const files: string[] = [];
+  for (const { id, key } of contents.rootKeyBytes) {
+    const path = `${folder}/root-${id}.key`;
+    await writeDurably({ path, content: Buffer.from(`${key}\n`, 'latin1'), force: false });
+    files.push(path);
+  }
+  return files;
+}

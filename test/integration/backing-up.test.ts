@@ -1,0 +1,405 @@
+// Backups restored: on a machine that has nothing else, onto newer and older keys, in either order, onto the wrong database.
+// Reading every value again is the proof.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { openControl, openKeyturn } from '../../src/app.js';
+import { createBackup, inspectBackup, restoreBackup, type RestoreReport } from '../../src/control/backups.js';
+import type { OpenControl } from '../../src/control/context.js';
+import { init } from '../../src/control/init.js';
+import { activate, rotateKey, stageKey } from '../../src/control/keys.js';
+import { typedPassphrase } from '../../src/control/secret-input.js';
+import { countUnbackedKeys, readKeyTables } from '../../src/store/backups.js';
+import { encodeBackup, decodeBackup, type BackupContents, type KeyTables } from '../../src/keys/backup.js';
+import { lockBackup, unlockBackup } from '../../src/keys/backup-lock.js';
+import { verifyAudit } from '../../src/control/audit.js';
+import { createTestDatabase, type TestDatabase } from '../support/database.js';
+import { failAt } from '../support/failing-database.js';
+import { outcomeOf } from '../support/outcome-of.js';
+import { customerTable, findDifferences, insertCustomers, openShop, shopConfig, type Shop } from '../support/shop.js';
+import { imageOf } from '../support/table-image.js';
+
+const passphrase = typedPassphrase('seven-quiet-otters-count-nine-lamps');
+// The smallest that is no joke: the default costs a second each time, and one test of the command line pays it.
+const lock = { kind: 'passphrase', passphrase, workFactor: 10 } as const;
+const opener = { kind: 'passphrase', passphrase } as const;
+
+let shop: Shop;
+let folder: string;
+let files = 0;
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'keyturn-backups-'));
+  shop = await openShop();
+  const keyturn = await shop.open();
+  await insertCustomers(shop, keyturn, [1, 2, 3, 4]);
+  await keyturn.close();
+  await shop.rotate();
+  const later = await shop.open();
+  await insertCustomers(shop, later, [5, 6, 7, 8]);
+  await later.close();
+});
+
+afterAll(async () => {
+  await shop.close();
+  rmSync(folder, { recursive: true });
+});
+
+async function takeBackup(from: { readonly control: OpenControl }, includeRoots = false): Promise<string> {
+  const output = join(folder, `${++files}.age`);
+  await createBackup(from.control.context, { output, lock, includeRoots, force: false, reason: 'test' });
+  return output;
+}
+
+/** With the root keys: a process of its own, since an environment can be read once. */
+async function takeWholeBackup(): Promise<string> {
+  const control = openControl({ environment: shop.environment(), file: shopConfig });
+  try {
+    return await takeBackup({ control }, true);
+  } finally {
+    await control.close();
+  }
+}
+
+interface Machine {
+  readonly database: TestDatabase;
+  readonly control: OpenControl;
+  restore(input: string, apply?: boolean, rootsTo?: string): Promise<RestoreReport>;
+  keyTables(): Promise<KeyTables>;
+}
+
+const machines: Machine[] = [];
+const opened: OpenControl[] = [];
+
+afterEach(async () => {
+  for (const control of opened.splice(0)) await control.close();
+  for (const machine of machines.splice(0)) {
+    await machine.control.close();
+    await machine.database.drop();
+  }
+});
+
+/** A database without a control schema; `rootKey`: what the environment holds. */
+async function openMachine(rootKey: string | undefined = shop.rootKey): Promise<Machine> {
+  const database = await createTestDatabase();
+  const environment = {
+    DATABASE_URL: database.url,
+    LOG_LEVEL: 'silent',
+    ...(rootKey === undefined ? {} : { KEYTURN_ROOT_KEY: rootKey }),
+  };
+  const control = openControl({ environment, file: shopConfig });
+  const machine: Machine = {
+    database,
+    control,
+    restore: (input, apply = true, rootsTo) =>
+      restoreBackup(control.context, { input, opener, apply, rootsTo, reason: 'drill' }),
+    keyTables: () => control.context.database.transaction(readKeyTables),
+  };
+  machines.push(machine);
+  return machine;
+}
+
+/** As pg_dump does where it is there and knows the server, else row by row. */
+async function copyApplicationTables(to: TestDatabase): Promise<void> {
+  const dump = spawnSync('pg_dump', ['--no-owner', '--table=public.customer', shop.url], { encoding: 'utf8' });
+  if (dump.status === 0) {
+    execFileSync('psql', ['--quiet', '--set=ON_ERROR_STOP=1', to.url], {
+      input: dump.stdout,
+      stdio: ['pipe', 'ignore', 'pipe'],
+    });
+    return;
+  }
+  process.stdout.write('no pg_dump for this server: rows are copied one by one\n');
+  await to.pool.query(customerTable);
+  for (const row of await shop.query('SELECT to_jsonb(c) AS row FROM customer c'))
+    await to.pool.query('INSERT INTO customer SELECT * FROM jsonb_populate_record(NULL::customer, $1)', [
+      JSON.stringify(row['row']),
+    ]);
+}
+
+async function differencesOn(machine: Machine, rootKey: string, config = shopConfig): Promise<string[]> {
+  const keyturn = await openKeyturn({
+    config,
+    environment: { DATABASE_URL: machine.database.url, KEYTURN_ROOT_KEY: rootKey, LOG_LEVEL: 'silent' },
+  });
+  try {
+    const query: Shop['query'] = async (text, parameters) =>
+      (await machine.database.pool.query(text, parameters)).rows as Record<string, unknown>[];
+    return await findDifferences({ ...shop, query }, keyturn);
+  } finally {
+    await keyturn.close();
+  }
+}
+
+describe('a bare machine', () => {
+  test('reads every value from backup, passphrase and a dump of the application tables alone', async () => {
+    const input = await takeWholeBackup();
+    const machine = await openMachine('');
+    await copyApplicationTables(machine.database);
+    const report = await machine.restore(input, true, folder);
+    expect(report).toMatchObject({ applied: true, creates_cluster: true, unopened_keys: [], targets_waiting: [] });
+    const [rootFile = ''] = report.root_files;
+    expect(statSync(rootFile).mode & 0o777).toBe(0o600);
+    expect(await differencesOn(machine, readFileSync(rootFile, 'utf8').trim())).toEqual([]);
+    const config = { ...shopConfig, keyrings: { customers: { root: `file:${rootFile}` } } };
+    const control = openControl({ environment: { DATABASE_URL: machine.database.url }, file: config });
+    await init(control.context);
+    expect(await verifyAudit(control.context, undefined)).toMatchObject({ intact: true });
+    await control.close();
+    rmSync(rootFile);
+  });
+
+  test('may be given its tables afterwards: init finds them by name', async () => {
+    const input = await takeBackup(shop);
+    const machine = await openMachine();
+    expect(await machine.restore(input)).toMatchObject({ targets_waiting: ['public.customer'] });
+    await copyApplicationTables(machine.database);
+    const control = openControl({
+      environment: { DATABASE_URL: machine.database.url, KEYTURN_ROOT_KEY: shop.rootKey },
+      file: shopConfig,
+    });
+    await init(control.context);
+    await control.close();
+    expect(await differencesOn(machine, shop.rootKey)).toEqual([]);
+  });
+
+  test('is left as it was by a dry run', async () => {
+    const input = await takeBackup(shop);
+    const machine = await openMachine();
+    expect(await machine.restore(input, false)).toMatchObject({
+      applied: false,
+      creates_cluster: true,
+      keys_added: expect.arrayContaining([1, 2]),
+    });
+    const { rows } = await machine.database.pool.query(`SELECT to_regnamespace('keyturn') AS schema`);
+    expect(rows).toEqual([{ schema: null }]);
+  });
+
+  test('takes the keys without the root key, and says that none was tried', async () => {
+    const input = await takeBackup(shop);
+    const machine = await openMachine('');
+    expect((await machine.restore(input)).unopened_keys).toEqual(expect.arrayContaining([1, 2]));
+  });
+
+  test('whose root key is another one gets MASTER_KEY_MISMATCH and no schema', async () => {
+    const input = await takeBackup(shop);
+    const machine = await openMachine('7f'.repeat(15) + '0123456789abcdef'.repeat(2) + '0c');
+    expect(await outcomeOf(() => machine.restore(input))).toBe('MASTER_KEY_MISMATCH');
+    const { rows } = await machine.database.pool.query(`SELECT to_regnamespace('keyturn') AS schema`);
+    expect(rows).toEqual([{ schema: null }]);
+  });
+});
+
+describe('a database that has keys', () => {
+  /** A machine that went through the first backup, and one that has the second, of the same history. */
+  async function takeTwo(): Promise<{ older: string; newer: string }> {
+    const older = await takeBackup(shop);
+    await shop.rotate();
+    await stageKey(shop.control.context, undefined, 'test');
+    await shop.query(`UPDATE keyturn.data_key SET state = 'retired', retired_at = clock_timestamp() WHERE version = 1`);
+    await shop.query('UPDATE keyturn.keyring SET generation = generation + 1');
+    return { older, newer: await takeBackup(shop) };
+  }
+
+  test('ends equal whichever of two backups is restored first, and equal to where they were taken', async () => {
+    const { older, newer } = await takeTwo();
+    const [forward, backward] = [await openMachine(), await openMachine()];
+    for (const input of [older, newer]) await forward.restore(input);
+    for (const input of [newer, older]) await backward.restore(input);
+    const tables = await forward.keyTables();
+    expect(await backward.keyTables()).toEqual(tables);
+    const source = await shop.control.context.database.transaction(readKeyTables);
+    const comparable = ({ targets, ...rest }: KeyTables): unknown => ({
+      ...rest,
+      targets: targets.map(({ id }) => id),
+    });
+    expect(comparable(tables)).toEqual(comparable(source));
+  });
+
+  test('keeps what is newer than the backup, to the row, and records one restore (I10)', async () => {
+    const input = await takeBackup(shop);
+    await rotateKey(shop.control.context, { keyring: undefined, ifOlderThanMs: undefined, reason: 'test' });
+    const query: Shop['query'] = (text, parameters) => shop.query(text, parameters);
+    const keyTables = async (): Promise<unknown> => {
+      const { data_key, data_key_wrap, keyring, root_key, target, target_column, cluster } = await imageOf(
+        { query },
+        'keyturn',
+      );
+      return { data_key, data_key_wrap, keyring, root_key, target, target_column, cluster };
+    };
+    const before = await keyTables();
+    const [{ n: recordsBefore } = { n: 0 }] = await shop.query('SELECT count(*)::int AS n FROM keyturn.audit');
+    await restoreBackup(openedAgain().context, { input, opener, apply: true, rootsTo: undefined, reason: 'drill' });
+    expect(await keyTables()).toEqual(before);
+    const records = await shop.query('SELECT action FROM keyturn.audit ORDER BY id DESC');
+    expect(records.length).toBe(Number(recordsBefore) + 1);
+    expect(records[0]).toEqual({ action: 'backup.restore' });
+  });
+
+  test('gets lost keys back, and its members notice', async () => {
+    const input = await takeBackup(shop);
+    const machine = await openMachine();
+    await machine.restore(input);
+    await machine.database.pool.query('DELETE FROM keyturn.data_key_wrap WHERE data_key_id = 2');
+    await machine.database.pool.query('DELETE FROM keyturn.data_key WHERE id = 2');
+    const before = await machine.keyTables();
+    expect((await machine.restore(input)).keys_added).toEqual([2]);
+    const after = await machine.keyTables();
+    expect(after.dataKeys.find(({ id }) => id === 2)?.wraps).toHaveLength(1);
+    expect(after.keyrings[0]?.generation).toBe(Number(before.keyrings[0]?.generation) + 1);
+    const { rows } = await machine.database.pool.query(
+      `SELECT action, object FROM keyturn.audit WHERE action = 'key.import' ORDER BY id DESC LIMIT 1`,
+    );
+    expect(rows).toEqual([{ action: 'key.import', object: 'key 2' }]);
+  });
+
+  test('of another cluster refuses the backup', async () => {
+    const input = await takeBackup(shop);
+    const machine = await openMachine();
+    const control = openControl({
+      environment: { DATABASE_URL: machine.database.url, KEYTURN_ROOT_KEY: shop.rootKey },
+      file: { keyrings: shopConfig.keyrings },
+    });
+    await init(control.context);
+    await control.close();
+    await expect(machine.restore(input)).rejects.toMatchObject({ code: 'BACKUP_REFUSED', message: /of cluster/ });
+  });
+
+  test('refuses a backup in which an id stands for another key, and changes nothing', async () => {
+    const input = await takeBackup(shop);
+    const machine = await openMachine();
+    await machine.restore(input);
+    // The machine goes on by itself: its next key takes the id that the shop's next key takes too.
+    await rotateKey(machine.control.context, { keyring: undefined, ifOlderThanMs: undefined, reason: 'test' });
+    await rotateKey(shop.control.context, { keyring: undefined, ifOlderThanMs: undefined, reason: 'test' });
+    const other = await takeBackup(shop);
+    const before = await machine.keyTables();
+    await expect(machine.restore(other)).rejects.toMatchObject({ code: 'BACKUP_REFUSED', message: /is one key in it/ });
+    expect(await machine.keyTables()).toEqual(before);
+  });
+
+  test('yields to a newer backup only with a root key that opens it', async () => {
+    const { older, newer } = await takeTwo();
+    const machine = await openMachine('');
+    await machine.restore(older);
+    await expect(machine.restore(newer)).rejects.toMatchObject({
+      code: 'BACKUP_REFUSED',
+      message: /no root key at hand/,
+    });
+  });
+
+  test('is before or after a restore whose n-th statement fails, for every n, and never between', async () => {
+    const { older, newer } = await takeTwo();
+    const machine = await openMachine();
+    await machine.restore(older);
+    const before = await machine.keyTables();
+    const restoreWith = (database: typeof machine.control.context.database): Promise<unknown> =>
+      restoreBackup(
+        { ...machine.control.context, database },
+        { input: newer, opener, apply: true, rootsTo: undefined, reason: 'drill' },
+      );
+    const seen = { before: 0, after: 0 };
+    for (let nth = 1; ; nth++) {
+      const failing = failAt(machine.control.context.database, nth);
+      const outcome = await outcomeOf(() => restoreWith(failing.database));
+      const now = await machine.keyTables();
+      const isBefore = JSON.stringify(now) === JSON.stringify(before);
+      seen[isBefore ? 'before' : 'after']++;
+      if (outcome === 'done') break;
+      expect(outcome).toBe('DATABASE_UNAVAILABLE');
+    }
+    expect(await machine.keyTables()).toMatchObject({ dataKeys: (await shopTables()).dataKeys });
+    expect(seen.before).toBeGreaterThan(20);
+    expect(await verifyAudit(machine.control.context, undefined)).toMatchObject({ intact: true });
+  });
+
+  function openedAgain(): OpenControl {
+    const control = openControl({ environment: shop.environment(), file: shopConfig });
+    opened.push(control);
+    return control;
+  }
+
+  function shopTables(): Promise<KeyTables> {
+    return shop.control.context.database.transaction(readKeyTables);
+  }
+});
+
+describe('a backup that cannot be trusted', () => {
+  async function altered(change: (contents: BackupContents) => BackupContents): Promise<string> {
+    const whole = await unlockBackup(readFileSync(await takeBackup(shop)), opener);
+    const output = join(folder, `${++files}.age`);
+    writeFileSync(output, await lockBackup(encodeBackup(change(decodeBackup(whole))), lock));
+    return output;
+  }
+
+  test('because a key in it does not open is refused before anything is written', async () => {
+    const input = await altered((contents) => ({
+      ...contents,
+      dataKeys: contents.dataKeys.map((key, at) =>
+        at === 0 ? { ...key, commitment: key.commitment.replace(/.$/, (last) => (last === '0' ? '1' : '0')) } : key,
+      ),
+    }));
+    const machine = await openMachine();
+    await expect(machine.restore(input)).rejects.toMatchObject({ code: 'BACKUP_DAMAGED', message: /does not open/ });
+    const { rows } = await machine.database.pool.query(`SELECT to_regnamespace('keyturn') AS schema`);
+    expect(rows).toEqual([{ schema: null }]);
+  });
+
+  test('because its passphrase is another one is refused, and says so', async () => {
+    const input = await takeBackup(shop);
+    const other = { kind: 'passphrase', passphrase: typedPassphrase('another-one-altogether-9') } as const;
+    await expect(inspectBackup(input, other)).rejects.toMatchObject({ code: 'BACKUP_REFUSED' });
+  });
+
+  test('because the file ends early is refused as damaged', async () => {
+    const input = await takeBackup(shop);
+    writeFileSync(input, readFileSync(input).subarray(0, -20));
+    await expect(inspectBackup(input, opener)).rejects.toMatchObject({ code: 'BACKUP_DAMAGED' });
+  });
+});
+
+describe('the record of backups', () => {
+  test('knows which keys are in none, and a rotation says which it leaves', async () => {
+    // A staged key that is left over is activated before one is made.
+    await shop.rotate();
+    await takeBackup(shop);
+    const { database } = shop.control.context;
+    expect(await countUnbackedKeys(database)).toBe(0);
+    const rotated = await rotateKey(shop.control.context, {
+      keyring: undefined,
+      ifOlderThanMs: undefined,
+      reason: 'test',
+    });
+    expect(rotated.unbackedKeys).toEqual([rotated.key.id]);
+    expect(await countUnbackedKeys(database)).toBe(1);
+  });
+
+  test('refuses every step of a rotation where the keyring requires a backup first, and none after one', async () => {
+    const { context } = shop.control;
+    await takeBackup(shop);
+    await shop.query(`UPDATE keyturn.keyring SET backup_policy = 'require'`);
+    try {
+      const { key } = await stageKey(context, undefined, 'test');
+      for (const step of [
+        () => stageKey(context, undefined, 'test'),
+        () => activate(context, undefined, String(key.id), 'test'),
+        () => rotateKey(context, { keyring: undefined, ifOlderThanMs: undefined, reason: 'test' }),
+      ])
+        expect(await outcomeOf(step)).toBe('BACKUP_REQUIRED');
+      await takeBackup(shop);
+      expect(await outcomeOf(() => activate(context, undefined, String(key.id), 'test'))).toBe('done');
+    } finally {
+      await shop.query(`UPDATE keyturn.keyring SET backup_policy = 'warn'`);
+    }
+  });
+
+  test('does not count a key as backed up under a root key that it is no longer wrapped under', async () => {
+    await takeBackup(shop);
+    await shop.query('UPDATE keyturn.backup SET root_key_ids = ARRAY[4000000]');
+    expect(await countUnbackedKeys(shop.control.context.database)).toBeGreaterThan(1);
+    await takeBackup(shop);
+    expect(await countUnbackedKeys(shop.control.context.database)).toBe(0);
+  });
+});
