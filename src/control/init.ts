@@ -44,7 +44,7 @@ import {
 import { migrate, requireOwnership, requireSchema } from '../store/schema.js';
 import { ensureAuditKey, sealRecord } from './audit.js';
 import type { ControlContext } from './context.js';
-import { insertNewKey, proveReadable } from './keys.js';
+import { insertNewKey, proveReadable, stageKey } from './keys.js';
 
 export interface InitReport {
   readonly migrations: readonly string[];
@@ -58,7 +58,7 @@ export interface InitReport {
   readonly grants: readonly string[];
 }
 
-/** Idempotent: a second call changes nothing and says so. */
+/** Leaves one active key and one standby in every keyring. Idempotent: a second call changes nothing and says so. */
 export async function init(context: ControlContext, reason?: string): Promise<InitReport> {
   const { config, database } = context;
   const url = config.databaseUrl;
@@ -82,6 +82,7 @@ export async function init(context: ControlContext, reason?: string): Promise<In
   await database.transaction((client) => setExpectedMembers(client, config.expectMembers, reason ?? 'keyturn.yaml'));
   await database.transaction((client) => writePaceSettings(client, paceSettings));
   await ensureAudit(context, roots, reason);
+  for (const { name } of keyrings) await stageKey(context, name, reason);
   const { grants, warnings } = await grantRoles(context);
   return { migrations, keyrings, ...registered, warnings: [...registered.warnings, ...warnings], grants };
 }
@@ -219,7 +220,9 @@ async function ensureKeyring(
     const [preferred] = given.roots;
     if (preferred !== undefined && matchRoots([preferred], known).size === 0)
       await insertRootRecord(client, preferred.fingerprint, (rootId) => preferred.createToken(rootId), reason);
-    await insertNewKey(client, keyring, matchRoots(given.roots, await listRootRecords(client)), reason ?? firstKey);
+    await insertNewKey(client, keyring, matchRoots(given.roots, await listRootRecords(client)), {
+      reason: reason ?? firstKey,
+    });
     return true;
   });
   const keyring = await getKeyring(database, name);

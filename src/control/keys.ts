@@ -17,12 +17,15 @@ import {
   activateKey,
   getClusterId,
   getKeyring,
+  discardStagedKey,
+  findStagedOrder,
   insertStagedKey,
   listKeyringNames,
   listRootRecords,
   listRootUris,
   lockKeyring,
   nextKeyId,
+  orderStagedKey,
   restoreKey,
   retireKey,
 } from '../store/keys.js';
@@ -97,7 +100,7 @@ export async function listKeys(
   return listings;
 }
 
-function listingOf(keyring: StoredKeyring, key: StoredKey): KeyListing {
+export function listingOf(keyring: StoredKeyring, key: StoredKey): KeyListing {
   return {
     id: Number(key.id),
     version: key.version,
@@ -122,25 +125,40 @@ export async function openRootsOf(context: ControlContext, keyring: StoredKeyrin
   return (await openKeyringOrRefuse(keyring, given, known)).roots;
 }
 
+export interface Staging {
+  /** A rotation takes the staged key up; without it the key is a standby. */
+  readonly isOrdered?: boolean;
+  /** Nothing is made and nothing taken up when another command has activated a key since. */
+  readonly unlessActivatedSince?: Date;
+  /** Only a key that was made in this compromised key's stead will do. */
+  readonly insteadOf?: number | undefined;
+}
+
 /**
  * Makes a data key and stages it: persisted, committed, read back on another connection, unwrapped and compared. A staged
- * key decrypts and never encrypts. When one is staged already, that one is returned: there is never a second. With
- * `unlessActivatedSince` none is made when another command has activated one since: throws KEY_STATE_REFUSED.
+ * key decrypts and never encrypts. When one is staged already, that one is returned: there is never a second. One of an
+ * algorithm that the keyring has left is discarded for a new one. Throws KEY_STATE_REFUSED when none is staged after all.
  */
 export async function stageKey(
   context: ControlContext,
   keyringName: string | undefined,
   reason: string | undefined,
-  unlessActivatedSince?: Date,
+  staging: Staging = {},
 ): Promise<{ keyring: string; key: KeyListing; isNew: boolean }> {
   const before = await chooseKeyring(context.database, keyringName);
   const roots = await openRootsOf(context, before);
   const inserted = await context.database.transaction(async (client) => {
     const keyring = await lockKeyring(client, before.name);
-    if (keyring.keys.some((key) => key.state === 'staged')) return false;
-    if (unlessActivatedSince !== undefined && activeSince(keyring, unlessActivatedSince) !== undefined) return false;
-    await insertNewKey(client, keyring, roots, reason);
-    return true;
+    const { unlessActivatedSince: since, insteadOf } = staging;
+    if (since !== undefined && activeSince(keyring, since) !== undefined) return false;
+    const isNew = !(await discardUnfit(client, keyring, insteadOf, reason));
+    if (isNew)
+      await insertNewKey(client, await getKeyring(client, keyring.name), roots, {
+        reason: reason ?? standby,
+        insteadOf,
+      });
+    if (staging.isOrdered === true) await orderStagedKey(client, keyring, reason);
+    return isNew;
   });
   const after = await getKeyring(context.database, before.name);
   const staged = after.keys.find((key) => key.state === 'staged');
@@ -154,6 +172,25 @@ export async function stageKey(
   return { keyring: after.name, key: listingOf(after, staged), isNew: inserted };
 }
 
+/** The reason on record where the operator gave none. */
+const standby = 'kept ready for the next rotation';
+
+/** Under the locked keyring: whether a staged key is there that may be activated. */
+async function discardUnfit(
+  client: Queryable,
+  keyring: StoredKeyring,
+  insteadOf: number | undefined,
+  reason: string | undefined,
+): Promise<boolean> {
+  const staged = keyring.keys.find((key) => key.state === 'staged');
+  if (staged === undefined) return false;
+  const order = await findStagedOrder(client, keyring.id);
+  if (staged.algorithm === keyring.algorithm && (insteadOf === undefined || order?.insteadOf === insteadOf))
+    return true;
+  await discardStagedKey(client, keyring, staged, reason ?? `new keys are ${keyring.algorithm}`);
+  return false;
+}
+
 /** The active key, if it was activated at that time or later. */
 export function activeSince(keyring: StoredKeyring, time: Date): StoredKey | undefined {
   return keyring.keys.find((key) => key.state === 'active' && key.activatedAt !== undefined && key.activatedAt >= time);
@@ -164,7 +201,7 @@ export async function insertNewKey(
   client: Queryable,
   keyring: StoredKeyring,
   roots: HeldRoots,
-  reason: string | undefined,
+  order: { readonly reason: string | undefined; readonly insteadOf?: number | undefined },
 ): Promise<void> {
   if (roots.size === 0)
     throw new KeyturnError(
@@ -182,7 +219,7 @@ export async function insertNewKey(
   const key = createValueKey(identity, generateDataKey());
   const wraps: StoredWrap[] = [];
   for (const [rootId, root] of roots) wraps.push({ rootId, blob: await root.wrap(rootId, identity, key.material) });
-  await insertStagedKey(client, keyring, { identity, commitment: key.commitment, wraps, reason });
+  await insertStagedKey(client, keyring, { identity, commitment: key.commitment, wraps, ...order });
 }
 
 /** A key is used only after its row was read back, unwrapped and compared (the unwrap compares the commitment). */
@@ -204,7 +241,7 @@ export async function proveReadable(
   }
 }
 
-const defaultPatienceMs = 60_000;
+export const defaultPatienceMs = 60_000;
 
 export interface Activated {
   readonly keyring: string;
@@ -221,7 +258,7 @@ export interface Excused {
 
 /**
  * Makes a staged key, or an earlier one, the active key: only after every live member holds it and reads its algorithm
- * and formats. Then waits until they all write with it. Throws MEMBER_BEHIND naming the laggards. `without`: names or
+ * and formats. Stages the next one, then waits until all members write with the active one. Throws MEMBER_BEHIND naming the laggards. `without`: names or
  * ids of members that it does not wait for.
  */
 export async function activate(
@@ -241,9 +278,15 @@ export async function activate(
       `keyring ${keyring.name} has no staged key; stage one with: keyturn key stage`,
       { keyring: keyring.name },
     );
+  const title = keyTitle(keyring.name, key);
+  if (key.isCompromised)
+    throw new KeyturnError(
+      'KEY_STATE_REFUSED',
+      `${title} is compromised and never encrypts again; rotate forward with: keyturn key rotate --keyring ${keyring.name}`,
+      { keyId: String(key.id), state: key.state },
+    );
   const roots = await openRootsOf(context, keyring);
   await proveReadable(context, keyring, key, roots);
-  const title = keyTitle(keyring.name, key);
   const excused: Excused[] = [];
   if (key.state !== 'active') {
     const behind = await converge(
@@ -266,6 +309,8 @@ export async function activate(
     });
     await sealRecord(context, roots);
   }
+  // Before the members are waited for: one refresh brings them both.
+  await stageKey(context, keyring.name, reason);
   const writers = await converge(
     context,
     keyring,
@@ -278,7 +323,7 @@ export async function activate(
   return { keyring: keyring.name, key: listingOf(after, findKey(after, String(key.id))), without: excused };
 }
 
-function excuse({ member, why }: Laggard, title: string): Excused {
+export function excuse({ member, why }: Laggard, title: string): Excused {
   return {
     member,
     why,
@@ -346,7 +391,7 @@ export interface RotateOptions {
   readonly without?: readonly string[];
 }
 
-/** Stage and activate. A staged key left by an earlier attempt is the one that is activated. */
+/** Activates the standby, or stages a key where there is none, and leaves a new standby. Goes on with a rotation that was cut short. */
 export async function rotateKey(
   context: ControlContext,
   options: RotateOptions,
@@ -361,22 +406,23 @@ export async function rotateKey(
       { writesWithKeyId: Number(active.id), without: options.without ?? [] },
       `writes with ${keyTitle(keyring.name, active)}`,
     );
+    if (!keyring.keys.some((key) => key.state === 'staged')) await stageKey(context, keyring.name, options.reason);
     return { keyring: keyring.name, key: listingOf(keyring, active), without: [], isNew: false };
   }
-  const staged = await stageKey(context, keyring.name, options.reason);
+  const staged = await stageKey(context, keyring.name, options.reason, { isOrdered: true });
   const activated = await activate(context, keyring.name, String(staged.key.id), options.reason, options.without);
   return { ...activated, isNew: true };
 }
 
-/** Whether `rotateKey` would make or activate a key now, rather than leave a young active key alone. */
+/** Whether `rotateKey` would activate a key now, rather than leave a young active key alone: a standby alone is no rotation. */
 export async function isRotationDue(
   context: ControlContext,
   keyring: StoredKeyring,
   ifOlderThanMs: number | undefined,
 ): Promise<boolean> {
   const active = keyring.keys.find((key) => key.state === 'active');
-  const isStaged = keyring.keys.some((key) => key.state === 'staged');
-  return active === undefined || isStaged || ifOlderThanMs === undefined || isOlderThan(context, active, ifOlderThanMs);
+  const isBegun = (await findStagedOrder(context.database, keyring.id))?.isOrdered === true;
+  return active === undefined || isBegun || ifOlderThanMs === undefined || isOlderThan(context, active, ifOlderThanMs);
 }
 
 /** Age since activation, by the database clock. */

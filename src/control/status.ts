@@ -4,7 +4,7 @@ import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
 import { isOpen } from '../rotation/schedule.js';
-import { getKeyring, listKeyringNames } from '../store/keys.js';
+import { findStagedOrder, getKeyring, listKeyringNames } from '../store/keys.js';
 import { findLeader } from '../store/leadership.js';
 import { listExpectedMembers, listMembers, type MemberRow } from '../store/members.js';
 import { findQueueRecord } from '../store/queue-record.js';
@@ -23,6 +23,8 @@ export interface KeyringStatus {
   readonly active_key: string | null;
   readonly active_key_age_days: number | null;
   readonly staged_key: string | null;
+  /** Live or expected members that do not hold the staged key yet. */
+  readonly staged_key_behind: readonly string[];
   readonly decrypt_only_keys: readonly string[];
   readonly retired_keys: readonly string[];
   readonly targets: number;
@@ -99,14 +101,11 @@ async function keyringStatus(
     'SELECT extract(epoch FROM clock_timestamp() - $1::timestamptz)::float8 / 86400',
     [active?.activatedAt ?? null],
   );
+  const required = { keyringId: keyring.id, expectedMembers: await listExpectedMembers(database) };
   const laggards =
-    active === undefined
-      ? []
-      : findLaggards(members, {
-          keyringId: keyring.id,
-          writesWithKeyId: Number(active.id),
-          expectedMembers: await listExpectedMembers(database),
-        });
+    active === undefined ? [] : findLaggards(members, { ...required, writesWithKeyId: Number(active.id) });
+  const withoutStaged =
+    staged === undefined ? [] : findLaggards(members, { ...required, holdsKeyId: Number(staged.id) });
   const quarantined = await countUnresolved(database, keyring.id);
   const schedule = await findScheduleReport(database, keyring.id);
   const targets = (await listRegistered(database)).filter((target) => target.keyringId === keyring.id).length;
@@ -116,6 +115,7 @@ async function keyringStatus(
     active_key: active === undefined ? null : keyTitle(keyring.name, active),
     active_key_age_days: typeof rows[0]?.[0] === 'number' ? Math.round(rows[0][0] * 10) / 10 : null,
     staged_key: staged === undefined ? null : keyTitle(keyring.name, staged),
+    staged_key_behind: withoutStaged.map(({ member, why }) => `${member} ${why}`),
     decrypt_only_keys: decryptOnly.map((key) => keyTitle(keyring.name, key)),
     retired_keys: keyring.keys.filter((key) => key.state === 'retired').map((key) => keyTitle(keyring.name, key)),
     targets,
@@ -130,7 +130,8 @@ async function keyringStatus(
       commandBesideSchedule(schedule) ??
       nextCommand({
         keyring: keyring.name,
-        isStaged: staged !== undefined,
+        isRotationBegun: (await findStagedOrder(database, keyring.id))?.isOrdered === true,
+        hasStandby: staged !== undefined,
         oldestDecryptOnly: decryptOnly[0] === undefined ? undefined : String(decryptOnly[0].id),
         targets,
         unfinished:

@@ -85,7 +85,7 @@ test('a member is listed and forgotten, and a live one only with the word for it
   });
   expect(linesOf(await run('member', 'forget', id, '--live', '--reason', 'killed'))).toEqual([
     'application billing (pid 42 on elsewhere) is forgotten',
-    'if it is alive after all: application billing (pid 42 on elsewhere) cannot read values written with keys of customers that are staged from now on, until it has refreshed',
+    'if it is alive after all: application billing (pid 42 on elsewhere) cannot read values written with customers v2 (id 2) or later keys of customers, until it has refreshed',
     '',
   ]);
   expect(JSON.parse((await run('member', 'list', '--json')).stdout)).toEqual({ members: [], missing: [] });

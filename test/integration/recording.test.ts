@@ -116,7 +116,7 @@ test('every table is either watched or named with the reason why not', async () 
 
 test('I10 the watch refuses a change of each table that no record goes with', async () => {
   for (const statement of [
-    `UPDATE keyturn.data_key SET compromised = true`,
+    `UPDATE keyturn.data_key SET created_at = created_at`,
     `UPDATE keyturn.keyring SET algorithm = algorithm || 'x'`,
     `UPDATE keyturn.target SET table_name = table_name || 'x'`,
     `INSERT INTO keyturn.root_key (fingerprint, verification_token) VALUES (sha256('x'), 'x')`,
@@ -152,6 +152,7 @@ test('I10 keys, targets and a whole run leave a record with every change, in its
   );
   expect(actions.map(({ action }) => action)).toEqual([
     'key.activate',
+    'key.order',
     'key.replace',
     'key.restore',
     'key.retire',
@@ -173,7 +174,16 @@ test('I10 without the right to record, every verb fails and not one row is chang
     await shop.order({ keyring: 'customers', kind: 'verify' }),
     await shop.order({ keyring: 'customers', kind: 'verify' }),
   ];
-  await stageKey(context, 'more', 'staged before');
+  // What there is to stage: no standby.
+  await shop.query(
+    `WITH standby AS (SELECT id FROM keyturn.data_key WHERE state = 'staged' AND version = 3),
+       wraps AS (DELETE FROM keyturn.data_key_wrap w USING standby s WHERE w.data_key_id = s.id)
+     INSERT INTO keyturn.audit (action, object) VALUES ('test', 'by hand')`,
+  );
+  await shop.query(
+    `WITH standby AS (DELETE FROM keyturn.data_key WHERE state = 'staged' AND version = 3)
+     INSERT INTO keyturn.audit (action, object) VALUES ('test', 'by hand')`,
+  );
   await shop.query(
     `WITH moved AS (UPDATE keyturn.run SET state = 'paused', resume_state = 'pending' WHERE id = ${toResume})
      INSERT INTO keyturn.audit (action, object) VALUES ('test', 'by hand')`,

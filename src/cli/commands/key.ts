@@ -1,4 +1,4 @@
-// key list, rotate, stage, activate, retire, restore.
+// key list, rotate, stage, activate, retire, restore; key compromise stands in compromise.ts.
 import { Option, type Command } from 'commander';
 import {
   activate,
@@ -18,6 +18,7 @@ import { teach } from '../help.js';
 import type { Output } from '../output.js';
 import { staffFor, type Waiting } from '../staff.js';
 import { countOf, formatCount, formatTime, tableLines } from '../table.js';
+import { addCompromiseCommand } from './compromise.js';
 import { localOption } from './reencrypt.js';
 
 interface KeyOptions {
@@ -63,7 +64,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
     changing(
       key
         .command('rotate')
-        .description('Make a new data key and activate it; with --reencrypt, move every row to it as well.'),
+        .description('Activate the standby and make the next one; with --reencrypt, move every row to it as well.'),
     )
       .option('--if-older-than <age>', 'leave an active key alone that is younger (80d, 12h, 30m)', parseDuration)
       .addOption(withoutOption())
@@ -73,7 +74,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
       .action((options: RotateOptions) => rotateCommand(cli, options)),
     {
       changes:
-        'adds a data key, waits until every live member can decrypt with it, and makes it the active one. No row is touched without --reencrypt. Repeating it after any failure goes on where it stopped: a key left staged is activated, an unfinished run is joined; with --if-older-than it never makes a second key.',
+        'makes the standby the active key once every live member can decrypt with it (where there is none, makes one first), and leaves a new standby. No row is touched without --reencrypt. Repeating it after any failure goes on where it stopped: a rotation that was cut short is finished, an unfinished run is joined; with --if-older-than it never makes a second rotation.',
       examples: [
         ['keyturn key rotate --if-older-than 80d --reencrypt --wait', 'unattended, from cron, every day'],
         ['keyturn key rotate --reencrypt --local 2', 'with a supervisor and two workers of its own'],
@@ -102,10 +103,10 @@ export function addKeyCommands(program: Command, cli: Cli): void {
           const staged = await stageKey(context, options.keyring, options.reason);
           output.report(staged, () => [
             staged.isNew
-              ? `${staged.key.title} is staged`
+              ? `${staged.key.title} is staged: the standby for the next rotation`
               : `${staged.key.title} was staged already; there is never a second`,
             '',
-            `next: keyturn key activate --keyring ${staged.keyring}`,
+            'next: keyturn status',
           ]);
         }),
     ),
@@ -120,7 +121,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
     changing(
       key
         .command('activate')
-        .description('Make a staged key, or an earlier one, the key that encrypts.')
+        .description('Make a staged key, or an earlier one, the key that encrypts, and leave a standby.')
         .argument('[key]', 'id (17) or version (v3); the staged key where left out'),
     )
       .addOption(withoutOption())
@@ -205,10 +206,12 @@ export function addKeyCommands(program: Command, cli: Cli): void {
       exits: { 3: 'no such key', 4: 'the key is not retired' },
     },
   );
+
+  addCompromiseCommand(key, cli);
 }
 
 /** Options of every verb that changes a keyring. */
-function changing(command: Command): Command {
+export function changing(command: Command): Command {
   return command
     .option('--keyring <name>', 'which keyring; may be left out where there is only one')
     .option('--reason <text>', 'why, for the audit record')
@@ -260,7 +263,7 @@ function activatedWords({ key, without }: Activated): string {
   return `${key.title} is active; every ${without.length === 0 ? '' : 'other '}live member writes with it`;
 }
 
-function withoutLines({ without }: Activated): readonly string[] {
+export function withoutLines({ without }: Pick<Activated, 'without'>): readonly string[] {
   return without.map(({ member, why, fails }) => `without ${member}, which ${why}: ${fails}`);
 }
 

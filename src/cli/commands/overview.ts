@@ -209,7 +209,7 @@ function supervisorWords({ supervisor, supervisor_health_url: url }: StatusRepor
 function keyringLines(keyring: KeyringStatus, output: Output): readonly string[] {
   const age = keyring.active_key_age_days === null ? '' : `, ${keyring.active_key_age_days} days old`;
   const others = [
-    ['staged', keyring.staged_key === null ? [] : [keyring.staged_key]],
+    ['standby', keyring.staged_key === null ? [] : [`${keyring.staged_key}, ${standbyWords(keyring)}`]],
     ['decrypt only', keyring.decrypt_only_keys],
     ['retired', keyring.retired_keys],
     ['behind', keyring.laggards],
@@ -225,6 +225,10 @@ function keyringLines(keyring: KeyringStatus, output: Output): readonly string[]
     ...(keyring.schedule === null ? [] : [`  schedule      ${scheduleWords(keyring.schedule)}`]),
     '',
   ];
+}
+
+function standbyWords({ staged_key_behind: behind }: KeyringStatus): string {
+  return behind.length === 0 ? 'ready to be activated' : `not ready: ${behind.join('; ')}`;
 }
 
 function scheduleWords({ latest, next_at }: NonNullable<KeyringStatus['schedule']>): string {

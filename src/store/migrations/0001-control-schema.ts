@@ -62,8 +62,13 @@ export const controlSchemaStatements: readonly string[] = [
   activated_generation bigint,
   replaced_at timestamptz,
   retired_at timestamptz,
+  -- Of a staged key: when a rotation took it up. A standby has none.
+  ordered_at timestamptz,
+  -- The compromised key in whose stead it was made.
+  instead_of bigint REFERENCES keyturn.data_key,
   UNIQUE (keyring_id, version),
-  CHECK ((keyring_id IS NULL) = (purpose = 3))
+  CHECK ((keyring_id IS NULL) = (purpose = 3)),
+  CHECK (NOT (compromised AND state IN ('staged', 'active')))
 )`,
   `CREATE UNIQUE INDEX data_key_one_active ON keyturn.data_key (scope_id, purpose) WHERE state = 'active'`,
   `CREATE UNIQUE INDEX data_key_one_staged ON keyturn.data_key (scope_id, purpose) WHERE state = 'staged'`,
