@@ -29,9 +29,11 @@ export type Examined =
   /** Not the cell's fault: this process lacks the key, or the key was retired. */
   | { readonly outcome: 'blocked'; readonly cause: 'KEY_NOT_HELD' | 'KEY_RETIRED'; readonly keyId: KeyId };
 
-/** Throws KEY_NOT_HELD when the keyring has no usable active key. */
+/** Throws KEY_NOT_HELD when the keyring has no usable active key, KEY_SPENT when that has encrypted as often as it may. */
 export function encrypt(keyring: Keyring, cell: Cell, plaintext: Uint8Array): Stored {
-  return cell.format.encrypt(plaintext, cell.address, activeKeyOf(keyring), cell.storage);
+  const active = activeKeyOf(keyring);
+  keyring.budget?.spend(1);
+  return cell.format.encrypt(plaintext, cell.address, active, cell.storage);
 }
 
 /**
@@ -103,6 +105,7 @@ export function reencryptAll(
     else examined[value.at] = { outcome: 'failed', cause: plaintext, keyId: value.key.id };
   }
   try {
+    keyring.budget?.spend(moving.length);
     const replacements =
       format.encryptAll?.(moving, active, storage) ??
       moving.map(({ plaintext, cell }) => format.encrypt(plaintext, cell, active, storage));

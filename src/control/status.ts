@@ -1,5 +1,6 @@
 // status: keyrings, coverage as the last scans saw it, members, runs, queue, and the next safe command. Reads only; needs the
 // database alone.
+import { encryptionLimits } from '../crypto/algorithms.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
@@ -10,6 +11,7 @@ import { listExpectedMembers, listMembers, type MemberRow } from '../store/membe
 import { findQueueRecord } from '../store/queue-record.js';
 import { listRegistered } from '../store/registry.js';
 import { countUnresolved } from '../store/quarantine.js';
+import { countReserved } from '../store/usage.js';
 import { findRunToward, listUnfinishedRuns, sumRun, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { nextCommand, nothingToDo } from './next-command.js';
@@ -22,6 +24,12 @@ export interface KeyringStatus {
   readonly generation: number;
   readonly active_key: string | null;
   readonly active_key_age_days: number | null;
+  /** Days left of the cryptoperiod; negative once it is over. */
+  readonly cryptoperiod_left_days: number | null;
+  /** Reserved under the active key so far, by all processes: never too low. */
+  readonly encryptions: number | null;
+  /** What the active key's algorithm allows; null where that cannot be reached. */
+  readonly encryption_limit: number | null;
   readonly staged_key: string | null;
   /** Live or expected members that do not hold the staged key yet. */
   readonly staged_key_behind: readonly string[];
@@ -98,9 +106,10 @@ async function keyringStatus(
   const decryptOnly = keyring.keys.filter((key) => key.state === 'decrypt_only');
   const lastRun = active === undefined ? undefined : await findRunToward(database, keyring.id, Number(active.id));
   const { rows } = await database.query(
-    'SELECT extract(epoch FROM clock_timestamp() - $1::timestamptz)::float8 / 86400',
-    [active?.activatedAt ?? null],
+    'SELECT extract(epoch FROM clock_timestamp() - $1::timestamptz)::float8 / 86400, cryptoperiod_days FROM keyturn.keyring WHERE id = $2',
+    [active?.activatedAt ?? null, keyring.id],
   );
+  const ageDays = typeof rows[0]?.[0] === 'number' ? rows[0][0] : undefined;
   const required = { keyringId: keyring.id, expectedMembers: await listExpectedMembers(database) };
   const laggards =
     active === undefined ? [] : findLaggards(members, { ...required, writesWithKeyId: Number(active.id) });
@@ -113,7 +122,10 @@ async function keyringStatus(
     keyring: keyring.name,
     generation: keyring.generation,
     active_key: active === undefined ? null : keyTitle(keyring.name, active),
-    active_key_age_days: typeof rows[0]?.[0] === 'number' ? Math.round(rows[0][0] * 10) / 10 : null,
+    active_key_age_days: ageDays === undefined ? null : Math.round(ageDays * 10) / 10,
+    cryptoperiod_left_days: ageDays === undefined ? null : Math.round((Number(rows[0]?.[1]) - ageDays) * 10) / 10,
+    encryptions: active === undefined ? null : await countReserved(database, Number(active.id)),
+    encryption_limit: active === undefined ? null : (encryptionLimits[active.algorithm]?.refuse ?? null),
     staged_key: staged === undefined ? null : keyTitle(keyring.name, staged),
     staged_key_behind: withoutStaged.map(({ member, why }) => `${member} ${why}`),
     decrypt_only_keys: decryptOnly.map((key) => keyTitle(keyring.name, key)),

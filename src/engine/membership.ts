@@ -9,13 +9,16 @@ import { randomUUID } from 'node:crypto';
 import { algorithmNames } from '../crypto/algorithms.js';
 import { KeyturnError } from '../errors.js';
 import { formatNames } from '../formats/registry.js';
+import type { KeyId } from '../crypto/value-key.js';
+import { createEncryptionBudget, type RefilledBudget } from '../keys/encryption-budget.js';
 import type { KeyStore } from '../keys/key-store.js';
-import type { Keyring } from '../keys/keyring.js';
+import { keyTitle, type Keyring } from '../keys/keyring.js';
 import { matchRoots, openKeyring, openKeyringOrRefuse, type KnownRoot } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import type { Database } from '../store/database.js';
 import { listRootRecords } from '../store/keys.js';
 import { beat, leave, type HeldKeyring, type MemberIdentity, type MemberKind } from '../store/members.js';
+import { reserveEncryptions } from '../store/usage.js';
 import type { KeyringSource } from './services.js';
 
 const refreshMs = 5_000;
@@ -64,6 +67,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   let reportedAtMs = -Infinity;
   let isClosed = false;
   const held = new Map<string, Held>();
+  const budgets = new Map<KeyId, RefilledBudget>();
   const identity: MemberIdentity = {
     id: randomUUID(),
     kind: options.kind,
@@ -76,6 +80,33 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     healthUrl: options.healthUrl,
   };
 
+  /** With the budget of its active key, filled before anybody can encrypt with the snapshot. A supervisor never encrypts. */
+  async function withBudget(keyring: Keyring): Promise<Keyring> {
+    const key = keyring.keys.find(({ id }) => id === keyring.active?.id);
+    if (options.kind === 'supervisor' || key === undefined || typeof key.id !== 'number') return keyring;
+    const keyId = key.id;
+    const budget =
+      budgets.get(keyId) ??
+      createEncryptionBudget({
+        title: keyTitle(keyring.name, key),
+        keyId,
+        algorithm: key.algorithm,
+        reserve: (count) => reserveEncryptions(database, keyId, count),
+        onTrouble: options.onTrouble,
+      });
+    budgets.set(keyId, budget);
+    await budget.refill().catch(options.onTrouble);
+    return Object.freeze({ ...keyring, budget });
+  }
+
+  /** What ran low between refreshes, or could not be reserved then. */
+  async function refillBudgets(): Promise<void> {
+    for (const { keyring } of held.values()) {
+      const budget = keyring.active === undefined ? undefined : budgets.get(keyring.active.id);
+      await budget?.refill().catch(options.onTrouble);
+    }
+  }
+
   async function open(name: string): Promise<void> {
     const readAtMs = now();
     const stored = await store.findKeyring(name);
@@ -85,7 +116,13 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
       });
     const roots = await options.openRoots(name);
     const { keyring } = await openKeyringOrRefuse(stored, roots, await listRootRecords(database));
-    held.set(name, { keyring, roots, freshAtMs: readAtMs, refreshing: undefined, refreshedAtMs: readAtMs });
+    held.set(name, {
+      keyring: await withBudget(keyring),
+      roots,
+      freshAtMs: readAtMs,
+      refreshing: undefined,
+      refreshedAtMs: readAtMs,
+    });
   }
 
   function get(name: string): Held {
@@ -104,7 +141,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     if (stored === undefined) return entry.keyring;
     const known: readonly KnownRoot[] = await listRootRecords(database);
     const earlier = new Map(entry.keyring.held.map((key) => [key.id, key]));
-    const keyring = await openKeyring(stored, matchRoots(entry.roots, known), earlier);
+    const keyring = await withBudget(await openKeyring(stored, matchRoots(entry.roots, known), earlier));
     // A slower read that began before a newer snapshot arrived must not bring the older one back: the member may have
     // reported already that it writes with the newer key.
     if (keyring.generation >= entry.keyring.generation) entry.keyring = keyring;
@@ -142,6 +179,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
       [...held.values()].map(({ keyring }) => reportOf(keyring)),
     );
     reportedAtMs = readAtMs;
+    await refillBudgets();
   }
 
   for (const name of options.keyrings ?? (await store.generations()).keys()) await open(name);

@@ -15,6 +15,7 @@ test('the commands of this release are these and no others', () => {
       'doctor',
       'init',
       'key activate',
+      'key compromise',
       'key list',
       'key restore',
       'key retire',
@@ -62,6 +63,7 @@ test('every verb that changes something takes a reason', () => {
   const changing = [
     'init',
     'key activate',
+    'key compromise',
     'key restore',
     'key retire',
     'key rotate',

@@ -51,7 +51,7 @@ test('I10 an active key is replaced by the standby in the transaction that marks
     'key.stage key 3',
   ]);
   const [moved] = await shop.query(
-    `SELECT count(DISTINCT xmin)::int AS transactions FROM keyturn.audit WHERE id > ${before} AND action IN ('key.activate', 'key.compromise')`,
+    `SELECT count(DISTINCT xmin::text)::int AS transactions FROM keyturn.audit WHERE id > ${before} AND action IN ('key.activate', 'key.compromise')`,
   );
   expect(moved).toEqual({ transactions: 1 });
 

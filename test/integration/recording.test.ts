@@ -37,6 +37,7 @@ const unwatched: Readonly<Record<string, string>> = {
   audit_seal: 'the record itself',
   batch: 'work of a run, counted in its ledger',
   cluster: 'made once; where the queue is',
+  key_usage: 'encryptions reserved, counted',
   leadership: 'a lease',
   ledger: 'what was done to rows',
   member: 'who is there',

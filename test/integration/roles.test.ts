@@ -266,7 +266,9 @@ describe('what each role can not do', () => {
         `SELECT proname FROM pg_proc WHERE pronamespace = 'keyturn'::regnamespace AND prorettype <> 'trigger'::regtype AND has_function_privilege($1, oid, 'EXECUTE') ORDER BY 1`,
         [roles[role].name],
       );
-      expect(functions.map(({ proname }) => proname)).toEqual(role === 'auditor' ? [] : ['beat', 'leave']);
+      expect(functions.map(({ proname }) => proname)).toEqual(
+        role === 'auditor' ? [] : ['beat', 'leave', 'reserve_encryptions'],
+      );
     }
   });
 
@@ -275,7 +277,7 @@ describe('what each role can not do', () => {
       `SELECT proname, proconfig FROM pg_proc WHERE pronamespace = 'keyturn'::regnamespace AND prosecdef ORDER BY 1`,
     );
     expect(functions).toEqual(
-      ['beat', 'chain_audit', 'leave'].map((proname) => ({
+      ['beat', 'chain_audit', 'leave', 'reserve_encryptions'].map((proname) => ({
         proname,
         proconfig: ['search_path=pg_catalog, pg_temp'],
       })),

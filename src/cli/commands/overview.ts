@@ -218,6 +218,8 @@ function keyringLines(keyring: KeyringStatus, output: Output): readonly string[]
   return [
     `${output.paint('strong', `keyring ${keyring.keyring}`)}, generation ${keyring.generation}, ${countOf(keyring.targets, 'target')}`,
     `  active        ${keyring.active_key ?? 'none'}${age}`,
+    `  cryptoperiod  ${periodWords(keyring)}`,
+    ...usageLines(keyring),
     ...others
       .filter(([, names]) => names.length > 0)
       .map(([title, names]) => `  ${title.padEnd(13)} ${names.join(', ')}`),
@@ -225,6 +227,18 @@ function keyringLines(keyring: KeyringStatus, output: Output): readonly string[]
     ...(keyring.schedule === null ? [] : [`  schedule      ${scheduleWords(keyring.schedule)}`]),
     '',
   ];
+}
+
+function periodWords({ cryptoperiod_left_days: left }: KeyringStatus): string {
+  if (left === null) return 'no active key';
+  return left >= 0 ? `${left} days left` : `over for ${-left} days; rotate with: keyturn key rotate`;
+}
+
+/** Where the algorithm sets a limit. */
+function usageLines({ encryptions, encryption_limit: limit }: KeyringStatus): readonly string[] {
+  if (encryptions === null || limit === null) return [];
+  const share = (encryptions / limit) * 100;
+  return [`  encryptions   ${formatCount(encryptions)} of ${formatCount(limit)} (${share.toFixed(1)} %)`];
 }
 
 function standbyWords({ staged_key_behind: behind }: KeyringStatus): string {
