@@ -2,6 +2,7 @@
 import { Command, type Option } from 'commander';
 import type { Cli } from './cli.js';
 import { addAuditCommands } from './commands/audit.js';
+import { addCompromiseCommand } from './commands/compromise.js';
 import { addKeyCommands } from './commands/key.js';
 import { addMemberCommands } from './commands/member.js';
 import { addOverviewCommands } from './commands/overview.js';
@@ -40,7 +41,7 @@ export function createProgram(
   const cli = createCli(() => program.opts<{ config?: string }>().config);
   addOverviewCommands(program, cli);
   addTargetCommands(program, cli);
-  addKeyCommands(program, cli);
+  addCompromiseCommand(addKeyCommands(program, cli), cli);
   addRunningCommands(program, cli);
   addRunCommands(program, cli);
   addAuditCommands(program, cli);

@@ -76,7 +76,7 @@ test('a member is listed and forgotten, and a live one only with the word for it
   expect(lines).toEqual([
     'application billing (pid 42 on elsewhere)  live, heard N s ago',
     `  id ${id}, version test, formats keyturn, algorithms aes-256-gcm, xaes-256-gcm`,
-    '  customers: generation 3, writes with customers v1 (id 1), holds ids 1',
+    '  customers: generation 4, writes with customers v1 (id 1), holds ids 1',
     '',
   ]);
   expect(await run('member', 'forget', 'billing', '--reason', 'gone')).toMatchObject({

@@ -280,6 +280,37 @@ describe('one key at a time', () => {
     await after.close();
   });
 
+  test('rolled back in the middle of a run, every value is readable at every moment and all converge on the earlier key', async () => {
+    const keyturn = await shop.open();
+    await insertCustomers(shop, keyturn, [1, 2, 3, 4, 5, 6]);
+    await keyturn.close();
+    const readable = async (): Promise<readonly string[]> => {
+      const reader = await openKeyturn({ config: shopConfig, environment: shop.environment() });
+      return findDifferences(shop, reader).finally(() => reader.close());
+    };
+    await shop.rotate();
+    // A value that was moved forward already, and the run that was about to move the rest.
+    const writer = await shop.open();
+    await insertCustomers(shop, writer, [7]);
+    await writer.close();
+    const forward = await startDirectRunner(shop);
+    const run = await shop.order();
+    await forward.step(run);
+    await forward.close();
+    await activate(shop.control.context, undefined, 'v1', 'trouble with v2');
+    expect(await readable()).toEqual([]);
+    const back = await startDirectRunner(shop);
+    expect(await back.finish(run).finally(back.close)).toMatchObject({
+      state: 'succeeded',
+      target_key_id: 1,
+      fields_stale: 0,
+    });
+    expect(await readable()).toEqual([]);
+    expect(await retire(shop.control.context, undefined, 'v2', 'rolled back')).toMatchObject({
+      key: { state: 'retired' },
+    });
+  });
+
   test('I10 each move of a key leaves exactly one record with states and reason, a refused one leaves none', async () => {
     const { context } = shop.control;
     await shop.query(`DELETE FROM keyturn.data_key_wrap WHERE data_key_id = 2`);

@@ -223,6 +223,7 @@ describe('what each role can not do', () => {
     data_key_wrap: { app: 'r', worker: 'r', auditor: 'r' },
     expected_member: { app: '', worker: 'r', auditor: 'r' },
     keyring: { app: 'r', worker: 'r', auditor: 'r' },
+    key_usage: { app: '', worker: 'r', auditor: 'r' },
     leadership: { app: '', worker: 'arw', auditor: 'r' },
     ledger: { app: '', worker: 'ar', auditor: 'r' },
     member: { app: '', worker: 'dr', auditor: 'r' },

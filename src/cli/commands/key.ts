@@ -18,7 +18,6 @@ import { teach } from '../help.js';
 import type { Output } from '../output.js';
 import { staffFor, type Waiting } from '../staff.js';
 import { countOf, formatCount, formatTime, tableLines } from '../table.js';
-import { addCompromiseCommand } from './compromise.js';
 import { localOption } from './reencrypt.js';
 
 interface KeyOptions {
@@ -38,7 +37,8 @@ interface RotateOptions extends ActivateOptions, Waiting {
 
 const wrongRoot = { 8: 'wrong root key; nothing was written' } as const;
 
-export function addKeyCommands(program: Command, cli: Cli): void {
+/** Answers the command that the verbs stand under. */
+export function addKeyCommands(program: Command, cli: Cli): Command {
   const key = program.command('key').description('Data keys: list, rotate, and the single steps of a rotation.');
 
   teach(
@@ -207,7 +207,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
     },
   );
 
-  addCompromiseCommand(key, cli);
+  return key;
 }
 
 /** Options of every verb that changes a keyring. */
