@@ -30,6 +30,8 @@ export interface KeyringStatus {
   readonly encryptions: number | null;
   /** What the active key's algorithm allows; null where that cannot be reached. */
   readonly encryption_limit: number | null;
+  /** So many that it is time to rotate. */
+  readonly encryptions_near_limit: boolean;
   readonly staged_key: string | null;
   /** Live or expected members that do not hold the staged key yet. */
   readonly staged_key_behind: readonly string[];
@@ -109,6 +111,8 @@ async function keyringStatus(
     'SELECT extract(epoch FROM clock_timestamp() - $1::timestamptz)::float8 / 86400, cryptoperiod_days FROM keyturn.keyring WHERE id = $2',
     [active?.activatedAt ?? null, keyring.id],
   );
+  const limits = active === undefined ? undefined : encryptionLimits[active.algorithm];
+  const encryptions = active === undefined ? null : await countReserved(database, Number(active.id));
   const ageDays = typeof rows[0]?.[0] === 'number' ? rows[0][0] : undefined;
   const required = { keyringId: keyring.id, expectedMembers: await listExpectedMembers(database) };
   const laggards =
@@ -124,8 +128,9 @@ async function keyringStatus(
     active_key: active === undefined ? null : keyTitle(keyring.name, active),
     active_key_age_days: ageDays === undefined ? null : Math.round(ageDays * 10) / 10,
     cryptoperiod_left_days: ageDays === undefined ? null : Math.round((Number(rows[0]?.[1]) - ageDays) * 10) / 10,
-    encryptions: active === undefined ? null : await countReserved(database, Number(active.id)),
-    encryption_limit: active === undefined ? null : (encryptionLimits[active.algorithm]?.refuse ?? null),
+    encryptions,
+    encryption_limit: limits?.refuse ?? null,
+    encryptions_near_limit: limits !== undefined && encryptions !== null && encryptions >= limits.warn,
     staged_key: staged === undefined ? null : keyTitle(keyring.name, staged),
     staged_key_behind: withoutStaged.map(({ member, why }) => `${member} ${why}`),
     decrypt_only_keys: decryptOnly.map((key) => keyTitle(keyring.name, key)),

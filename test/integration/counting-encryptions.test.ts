@@ -68,9 +68,17 @@ test('at the limit a key encrypts no more and says to rotate; the next key does,
   });
   expect(await email.decrypt(address, stored[0] ?? '')).toMatchObject({ plaintext: 'x' });
   expect((await readStatus(context)).keyrings).toMatchObject([
-    { encryptions: limit, encryption_limit: limit, cryptoperiod_left_days: 90 },
+    { encryptions: limit, encryption_limit: limit, encryptions_near_limit: true, cryptoperiod_left_days: 90 },
   ]);
   await keyturn.close();
+  for (const [reserved, isNear] of [
+    [2 ** 31 - 1, false],
+    [2 ** 31, true],
+  ] as const) {
+    await shop.query(`UPDATE keyturn.key_usage SET reserved = ${reserved} WHERE data_key_id = 1`);
+    expect((await readStatus(context)).keyrings[0]?.encryptions_near_limit).toBe(isNear);
+  }
+  await shop.query(`UPDATE keyturn.key_usage SET reserved = ${limit} WHERE data_key_id = 1`);
 
   await shop.query('INSERT INTO customer (id, tenant_id, email) VALUES ($1, $2, $3)', [1, 'tenant-1', stored[0]]);
   await shop.rotate();

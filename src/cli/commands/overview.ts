@@ -235,10 +235,16 @@ function periodWords({ cryptoperiod_left_days: left }: KeyringStatus): string {
 }
 
 /** Where the algorithm sets a limit. */
-function usageLines({ encryptions, encryption_limit: limit }: KeyringStatus): readonly string[] {
+function usageLines({
+  encryptions,
+  encryption_limit: limit,
+  encryptions_near_limit: isNear,
+}: KeyringStatus): readonly string[] {
   if (encryptions === null || limit === null) return [];
   const share = (encryptions / limit) * 100;
-  return [`  encryptions   ${formatCount(encryptions)} of ${formatCount(limit)} (${share.toFixed(1)} %)`];
+  return [
+    `  encryptions   ${formatCount(encryptions)} of ${formatCount(limit)} (${share.toFixed(1)} %)${isNear ? '; rotate with: keyturn key rotate' : ''}`,
+  ];
 }
 
 function standbyWords({ staged_key_behind: behind }: KeyringStatus): string {
