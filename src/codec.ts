@@ -32,10 +32,11 @@ export type Examined =
   /** Not the cell's fault: this process lacks the key, or the key was retired. */
   | { readonly outcome: 'blocked'; readonly cause: 'KEY_NOT_HELD' | 'KEY_RETIRED'; readonly keyId: KeyId };
 
-/** Throws KEY_NOT_HELD when the key to write with is not held. */
+/** Throws KEY_NOT_HELD when the key to write with is not held, KEY_SPENT when it has encrypted as often as it may. */
 export function encrypt(keyring: Keyring, cell: Cell, plaintext: Uint8Array): Stored {
   const format = formatAt(keyring, cell.format, cell.address);
   const key = writingKeyOf(keyring, format);
+  spend(keyring, key, 1);
   const stored = format.encrypt(plaintext, cell.address, key, cell.storage);
   if (format === cell.format || format.nameKey(stored) === key.id) return stored;
   throw new KeyturnError(
@@ -82,6 +83,11 @@ function writingKeyOf(keyring: Keyring, format: Format): ValueKey {
     `this process does not hold the key ${format.writeKeyId} that the column is written with`,
     { keyId: String(format.writeKeyId) },
   );
+}
+
+/** A foreign key has a budget of nobody's. */
+function spend(keyring: Keyring, key: ValueKey, count: number): void {
+  if (key === keyring.active) keyring.budget?.spend(count);
 }
 
 /**
@@ -160,6 +166,7 @@ export function reencryptAll(
     else examined[value.at] = { outcome: 'failed', cause: plaintext, keyId: value.key.id };
   }
   try {
+    spend(keyring, active, moving.length);
     const replacements =
       format.encryptAll?.(moving, active, storage) ??
       moving.map(({ plaintext, cell }) => format.encrypt(plaintext, cell, active, storage));

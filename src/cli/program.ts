@@ -4,6 +4,7 @@ import type { Cli } from './cli.js';
 import { addAdoptCommand } from './commands/adopt.js';
 import { addAuditCommands } from './commands/audit.js';
 import { addBackupCommands } from './commands/backup.js';
+import { addCompromiseCommand } from './commands/compromise.js';
 import { addKeyCommands } from './commands/key.js';
 import { addMemberCommands } from './commands/member.js';
 import { addOverviewCommands } from './commands/overview.js';
@@ -43,7 +44,7 @@ export function createProgram(
   const cli = createCli(() => program.opts<{ config?: string }>().config);
   addOverviewCommands(program, cli);
   addTargetCommands(program, cli);
-  addKeyCommands(program, cli);
+  addCompromiseCommand(addKeyCommands(program, cli), cli);
   addRootCommands(program, cli);
   addRunningCommands(program, cli);
   addRunCommands(program, cli);

@@ -45,7 +45,7 @@ import {
 import { migrate, requireOwnership, requireSchema } from '../store/schema.js';
 import { ensureAuditKey, sealRecord } from './audit.js';
 import { patienceOf, type ControlContext } from './context.js';
-import { insertNewKey, proveReadable } from './keys.js';
+import { insertNewKey, proveReadable, stageIn } from './keys.js';
 import { repairRoots } from './repair-roots.js';
 
 export interface InitReport {
@@ -62,7 +62,7 @@ export interface InitReport {
   readonly grants: readonly string[];
 }
 
-/** Idempotent: a second call changes nothing and says so. */
+/** Leaves one active key and one standby in every keyring. Idempotent: a second call changes nothing and says so. */
 export async function init(context: ControlContext, reason?: string): Promise<InitReport> {
   const { config, database } = context;
   const url = config.databaseUrl;
@@ -87,6 +87,7 @@ export async function init(context: ControlContext, reason?: string): Promise<In
   await database.transaction((client) => setExpectedMembers(client, config.expectMembers, reason ?? 'keyturn.yaml'));
   await database.transaction((client) => writePaceSettings(client, paceSettings));
   await ensureAudit(context, roots, reason);
+  for (const { name } of keyrings) await stageIn(context, await getKeyring(database, name), reason);
   const { grants, warnings } = await grantRoles(context);
   const fences = await mendFences(context);
   return {
@@ -253,7 +254,9 @@ async function ensureKeyring(
         (rootId) => preferred.createToken(rootId),
         reason,
       );
-    await insertNewKey(client, keyring, matchRoots(given.roots, await listRootRecords(client)), reason ?? firstKey);
+    await insertNewKey(client, keyring, matchRoots(given.roots, await listRootRecords(client)), {
+      reason: reason ?? firstKey,
+    });
     return true;
   });
   const keyring = await getKeyring(database, name);

@@ -28,12 +28,15 @@ import {
   activateKey,
   getClusterId,
   getKeyring,
+  discardStagedKey,
+  findStagedOrder,
   insertStagedKey,
   listKeyringNames,
   listRootRecords,
   listRootUris,
   lockKeyring,
   nextKeyId,
+  orderStagedKey,
   restoreKey,
   retireKey,
 } from '../store/keys.js';
@@ -142,35 +145,51 @@ interface TurnedKey {
   readonly unbackedKeys: readonly number[];
 }
 
+export interface Staging {
+  /** A rotation takes the staged key up; without it the key is a standby. */
+  readonly isOrdered?: boolean;
+  /** Nothing is made and nothing taken up when another command has activated a key since. */
+  readonly unlessActivatedSince?: Date;
+  /** Only a key that was made in this compromised key's stead will do. */
+  readonly insteadOf?: number | undefined;
+}
+
 /**
  * Makes a data key and stages it: persisted, committed, read back on another connection, unwrapped and compared. A staged
- * key decrypts and never encrypts. When one is staged already, that one is returned: there is never a second. With
- * `unlessActivatedSince` none is made when another command has activated one since: throws KEY_STATE_REFUSED.
+ * key decrypts and never encrypts. When one is staged already, that one is returned: there is never a second. One of an
+ * algorithm that the keyring has left is discarded for a new one. Throws KEY_STATE_REFUSED when none is staged after all.
  */
 export async function stageKey(
   context: ControlContext,
   keyringName: string | undefined,
   reason: string | undefined,
-  unlessActivatedSince?: Date,
+  staging: Staging = {},
 ): Promise<TurnedKey & { isNew: boolean }> {
   const keyring = await chooseKeyring(context.database, keyringName);
   await demandBackups(context, keyring);
-  return stageIn(context, keyring, reason, unlessActivatedSince);
+  return stageIn(context, keyring, reason, staging);
 }
 
-async function stageIn(
+/** The same whatever the policy on backups: a standby encrypts nothing yet, and an emergency does not wait for a backup. */
+export async function stageIn(
   context: ControlContext,
   before: StoredKeyring,
   reason: string | undefined,
-  unlessActivatedSince?: Date,
+  staging: Staging = {},
 ): Promise<TurnedKey & { isNew: boolean }> {
   const roots = await openRootsOf(context, before);
   const inserted = await context.database.transaction(async (client) => {
     const keyring = await lockKeyring(client, before.name);
-    if (keyring.keys.some((key) => key.state === 'staged')) return false;
-    if (unlessActivatedSince !== undefined && activeSince(keyring, unlessActivatedSince) !== undefined) return false;
-    await insertNewKey(client, keyring, roots, reason);
-    return true;
+    const { unlessActivatedSince: since, insteadOf } = staging;
+    if (since !== undefined && activeSince(keyring, since) !== undefined) return false;
+    const isNew = !(await discardUnfit(client, keyring, insteadOf, reason));
+    if (isNew)
+      await insertNewKey(client, await getKeyring(client, keyring.name), roots, {
+        reason: reason ?? standby,
+        insteadOf,
+      });
+    if (staging.isOrdered === true) await orderStagedKey(client, keyring, reason);
+    return isNew;
   });
   const after = await getKeyring(context.database, before.name);
   const staged = after.keys.find((key) => key.state === 'staged');
@@ -189,6 +208,25 @@ async function stageIn(
   };
 }
 
+/** The reason on record where the operator gave none. */
+const standby = 'kept ready for the next rotation';
+
+/** Under the locked keyring: whether a staged key is there that may be activated. */
+async function discardUnfit(
+  client: Queryable,
+  keyring: StoredKeyring,
+  insteadOf: number | undefined,
+  reason: string | undefined,
+): Promise<boolean> {
+  const staged = keyring.keys.find((key) => key.state === 'staged');
+  if (staged === undefined) return false;
+  const order = await findStagedOrder(client, keyring.id);
+  if (staged.algorithm === keyring.algorithm && (insteadOf === undefined || order?.insteadOf === insteadOf))
+    return true;
+  await discardStagedKey(client, keyring, staged, reason ?? `new keys are ${keyring.algorithm}`);
+  return false;
+}
+
 /** The active key, if it was activated at that time or later. */
 export function activeSince(keyring: StoredKeyring, time: Date): StoredKey | undefined {
   return keyring.keys.find((key) => key.state === 'active' && key.activatedAt !== undefined && key.activatedAt >= time);
@@ -202,7 +240,7 @@ export async function insertNewKey(
   client: Queryable,
   keyring: StoredKeyring,
   roots: HeldRoots,
-  reason: string | undefined,
+  order: { readonly reason: string | undefined; readonly insteadOf?: number | undefined },
 ): Promise<void> {
   const identity: DataKeyIdentity = {
     id: await nextKeyId(client),
@@ -215,7 +253,7 @@ export async function insertNewKey(
   const wraps: StoredWrap[] = [];
   for (const [rootId, root] of rootsForNewKey(keyring, roots))
     wraps.push({ rootId, blob: await root.wrap(rootId, identity, key.material) });
-  await insertStagedKey(client, keyring, { identity, commitment: key.commitment, wraps, reason });
+  await insertStagedKey(client, keyring, { identity, commitment: key.commitment, wraps, ...order });
 }
 
 /** Never a root key that no other key of the keyring is under: it may have been replaced a moment ago. */
@@ -267,7 +305,7 @@ export interface Excused {
 
 /**
  * Makes a staged key, or an earlier one, the active key: only after every live member holds it and reads its algorithm
- * and formats. Then waits until they all write with it. Throws MEMBER_BEHIND naming the laggards. `without`: names or
+ * and formats. Stages the next one, then waits until all members write with the active one. Throws MEMBER_BEHIND naming the laggards. `without`: names or
  * ids of members that it does not wait for.
  */
 export async function activate(
@@ -297,9 +335,15 @@ async function activateIn(
       `keyring ${keyring.name} has no staged key; stage one with: keyturn key stage`,
       { keyring: keyring.name },
     );
+  const title = keyTitle(keyring.name, key);
+  if (key.isCompromised)
+    throw new KeyturnError(
+      'KEY_STATE_REFUSED',
+      `${title} is compromised and never encrypts again; rotate forward with: keyturn key rotate --keyring ${keyring.name}`,
+      { keyId: String(key.id), state: key.state },
+    );
   const roots = await openRootsOf(context, keyring);
   await proveReadable(context, keyring, key, roots);
-  const title = keyTitle(keyring.name, key);
   const excused: Excused[] = [];
   if (key.state !== 'active') {
     const behind = await converge(
@@ -323,6 +367,8 @@ async function activateIn(
     });
     await sealRecord(context, roots);
   }
+  // Before the members are waited for: one refresh brings them both.
+  await stageIn(context, keyring, reason);
   const writers = await converge(
     context,
     keyring,
@@ -340,7 +386,7 @@ async function activateIn(
   };
 }
 
-function excuse({ member, why }: Laggard, title: string): Excused {
+export function excuse({ member, why }: Laggard, title: string): Excused {
   return {
     member,
     why,
@@ -408,7 +454,7 @@ export interface RotateOptions {
   readonly without?: readonly string[];
 }
 
-/** Stage and activate. A staged key left by an earlier attempt is the one that is activated. */
+/** Activates the standby, or stages a key where there is none, and leaves a new standby. Goes on with a rotation that was cut short. */
 export async function rotateKey(
   context: ControlContext,
   options: RotateOptions,
@@ -423,9 +469,11 @@ export async function rotateKey(
       { writesWithKeyId: Number(active.id), without: options.without ?? [] },
       `writes with ${keyTitle(keyring.name, active)}`,
     );
+    if (!keyring.keys.some((key) => key.state === 'staged')) await stageIn(context, keyring, options.reason);
+    const after = await getKeyring(context.database, keyring.name);
     return {
       keyring: keyring.name,
-      key: listingOf(keyring, active),
+      key: listingOf(after, findKey(after, String(active.id))),
       without: [],
       isNew: false,
       unbackedKeys: await findUnbacked(context, keyring),
@@ -433,7 +481,7 @@ export async function rotateKey(
   }
   // Asked once: the key that is made here cannot be in a backup before it is there.
   await demandBackups(context, keyring);
-  const staged = await stageIn(context, keyring, options.reason);
+  const staged = await stageIn(context, keyring, options.reason, { isOrdered: true });
   const after = await getKeyring(context.database, keyring.name);
   const activated = await activateIn(context, after, String(staged.key.id), {
     reason: options.reason,
@@ -442,15 +490,15 @@ export async function rotateKey(
   return { ...activated, isNew: true };
 }
 
-/** Whether `rotateKey` would make or activate a key now, rather than leave a young active key alone. */
+/** Whether `rotateKey` would activate a key now, rather than leave a young active key alone: a standby alone is no rotation. */
 export async function isRotationDue(
   context: ControlContext,
   keyring: StoredKeyring,
   ifOlderThanMs: number | undefined,
 ): Promise<boolean> {
   const active = keyring.keys.find((key) => key.state === 'active');
-  const isStaged = keyring.keys.some((key) => key.state === 'staged');
-  return active === undefined || isStaged || ifOlderThanMs === undefined || isOlderThan(context, active, ifOlderThanMs);
+  const isBegun = (await findStagedOrder(context.database, keyring.id))?.isOrdered === true;
+  return active === undefined || isBegun || ifOlderThanMs === undefined || isOlderThan(context, active, ifOlderThanMs);
 }
 
 /** Age since activation, by the database clock. */

@@ -5,7 +5,10 @@ import type { Runners } from './runs.js';
 
 export interface Standing {
   readonly keyring: string;
-  readonly isStaged: boolean;
+  /** A rotation has taken up the staged key and was cut short before it was activated. */
+  readonly isRotationBegun: boolean;
+  /** A key is staged, ready to be activated. */
+  readonly hasStandby: boolean;
   /** Id of the oldest key that only decrypts. */
   readonly oldestDecryptOnly: string | undefined;
   readonly targets: number;
@@ -23,12 +26,17 @@ export interface Standing {
 export const nothingToDo = 'nothing to do';
 
 export function nextCommand(standing: Standing): string {
+  const command = commandFor(standing);
+  return command === nothingToDo && !standing.hasStandby ? `keyturn key stage --keyring ${standing.keyring}` : command;
+}
+
+function commandFor(standing: Standing): string {
   const { lastRun, unfinished, runners } = standing;
   const which = `--keyring ${standing.keyring}`;
   // Waiting needs somebody to wait for.
   const how = runners.hasSupervisor && runners.workers > 0 ? '--wait' : '--local 2';
   const reencrypt = `keyturn reencrypt ${which} ${how}`;
-  if (standing.isStaged) return `keyturn key activate ${which}`;
+  if (standing.isRotationBegun) return `keyturn key activate ${which}`;
   if (unfinished?.state === 'paused')
     return `keyturn run show ${unfinished.id}, then keyturn run resume ${unfinished.id}`;
   if (unfinished !== undefined) return `${startWords(runners)}keyturn run watch ${unfinished.id}`;

@@ -17,7 +17,7 @@ export function createPolicyVerbs(given: Omit<ControlContext, 'patienceMs'>): Po
   const { database } = context;
   return {
     async rotate({ keyring, reason, since }) {
-      const staged = await stageKey(context, keyring, reason, since);
+      const staged = await stageKey(context, keyring, reason, { isOrdered: true, unlessActivatedSince: since });
       // Between staging and here another supervisor or an operator may have activated it.
       if (activeSince(await getKeyring(database, keyring), since) !== undefined) return;
       await activate(context, keyring, String(staged.key.id), reason);

@@ -6,7 +6,7 @@ import type { Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { readDryRun, refuseAfterFailedDryRun, type DryRunSummary } from './dry-run.js';
 import { chooseKeyring, isRotationDue, rotateKey, type Activated, type RotateOptions } from './keys.js';
-import { findRunToResume, orderRun, showRun, type RunReport, type RunRequest } from './runs.js';
+import { findRunToResume, orderRun, showRun, type RunReport, type RunRequest, type SteeringChange } from './runs.js';
 import { limitRun } from './steer-runs.js';
 
 /** Who is to do the work: looked for before anything is changed, started once it is known that there is work. */
@@ -73,7 +73,12 @@ export async function rotateAndReencrypt(
 /** The second half of it: repeating it never orders a second run, not even after the first has ended well. */
 export async function reencryptToActive(
   context: ControlContext,
-  order: { readonly keyring: string; readonly reason: string | undefined; readonly supply: RunnerSupply },
+  order: {
+    readonly keyring: string;
+    readonly reason: string | undefined;
+    readonly supply: RunnerSupply;
+    readonly steering?: SteeringChange;
+  },
 ): Promise<BegunRun> {
   const request: RunRequest = {
     kind: 'reencrypt',
@@ -81,6 +86,7 @@ export async function reencryptToActive(
     target: undefined,
     scope: undefined,
     deep: false,
+    steering: order.steering,
     reason: order.reason,
   };
   return begin(context, { request, earlier: await findEarlierRun(context, order.keyring), supply: order.supply });

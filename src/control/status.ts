@@ -1,17 +1,19 @@
 // status: keyrings, coverage as the last scans saw it, members, runs, queue, and the next safe command. Reads only; needs the
 // database alone.
+import { encryptionLimits } from '../crypto/algorithms.js';
 import { listFenceTroubles, type FenceTrouble } from '../engine/fence.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
 import { isOpen } from '../rotation/schedule.js';
 import { findLastBackup, listUnbackedKeys } from '../store/backups.js';
-import { getKeyring, listKeyringNames } from '../store/keys.js';
+import { findStagedOrder, getKeyring, listKeyringNames } from '../store/keys.js';
 import { findLeader } from '../store/leadership.js';
 import { listExpectedMembers, listMembers, type MemberRow } from '../store/members.js';
 import { findQueueRecord } from '../store/queue-record.js';
 import { listRegistered } from '../store/registry.js';
 import { countUnresolved } from '../store/quarantine.js';
+import { countReserved } from '../store/usage.js';
 import { findRunToward, listUnfinishedRuns, sumRun, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { listPendingDestructions, type DestructionReport } from './destroy-key.js';
@@ -26,7 +28,17 @@ export interface KeyringStatus {
   readonly generation: number;
   readonly active_key: string | null;
   readonly active_key_age_days: number | null;
+  /** Days left of the cryptoperiod; negative once it is over. */
+  readonly cryptoperiod_left_days: number | null;
+  /** Reserved under the active key so far, by all processes: never too low. */
+  readonly encryptions: number | null;
+  /** What the active key's algorithm allows; null where that cannot be reached. */
+  readonly encryption_limit: number | null;
+  /** So many that it is time to rotate. */
+  readonly encryptions_near_limit: boolean;
   readonly staged_key: string | null;
+  /** Live or expected members that do not hold the staged key yet. */
+  readonly staged_key_behind: readonly string[];
   readonly decrypt_only_keys: readonly string[];
   readonly retired_keys: readonly string[];
   /** Keys that wait for their destruction. */
@@ -117,27 +129,31 @@ async function keyringStatus(
   const decryptOnly = keyring.keys.filter((key) => key.state === 'decrypt_only');
   const lastRun = active === undefined ? undefined : await findRunToward(database, keyring.id, Number(active.id));
   const { rows } = await database.query(
-    'SELECT extract(epoch FROM clock_timestamp() - $1::timestamptz)::float8 / 86400',
-    [active?.activatedAt ?? null],
+    'SELECT extract(epoch FROM clock_timestamp() - $1::timestamptz)::float8 / 86400, cryptoperiod_days FROM keyturn.keyring WHERE id = $2',
+    [active?.activatedAt ?? null, keyring.id],
   );
+  const limits = active === undefined ? undefined : encryptionLimits[active.algorithm];
+  const encryptions = active === undefined ? null : await countReserved(database, Number(active.id));
+  const ageDays = typeof rows[0]?.[0] === 'number' ? rows[0][0] : undefined;
+  const required = { keyringId: keyring.id, expectedMembers: await listExpectedMembers(database) };
   const laggards =
-    active === undefined
-      ? []
-      : findLaggards(members, {
-          keyringId: keyring.id,
-          writesWithKeyId: Number(active.id),
-          expectedMembers: await listExpectedMembers(database),
-        });
+    active === undefined ? [] : findLaggards(members, { ...required, writesWithKeyId: Number(active.id) });
+  const withoutStaged =
+    staged === undefined ? [] : findLaggards(members, { ...required, holdsKeyId: Number(staged.id) });
   const quarantined = await countUnresolved(database, keyring.id);
   const schedule = await findScheduleReport(database, keyring.id);
   const targets = (await listRegistered(database)).filter((target) => target.keyringId === keyring.id).length;
-  const ageDays = typeof rows[0]?.[0] === 'number' ? rows[0][0] : undefined;
   return {
     keyring: keyring.name,
     generation: keyring.generation,
     active_key: active === undefined ? null : keyTitle(keyring.name, active),
     active_key_age_days: ageDays === undefined ? null : Math.round(ageDays * 10) / 10,
+    cryptoperiod_left_days: ageDays === undefined ? null : Math.round((Number(rows[0]?.[1]) - ageDays) * 10) / 10,
+    encryptions,
+    encryption_limit: limits?.refuse ?? null,
+    encryptions_near_limit: limits !== undefined && encryptions !== null && encryptions >= limits.warn,
     staged_key: staged === undefined ? null : keyTitle(keyring.name, staged),
+    staged_key_behind: withoutStaged.map(({ member, why }) => `${member} ${why}`),
     decrypt_only_keys: decryptOnly.map((key) => keyTitle(keyring.name, key)),
     retired_keys: keyring.keys.filter((key) => key.state === 'retired').map((key) => keyTitle(keyring.name, key)),
     pending_destructions: await listPendingDestructions(database, keyring),
@@ -155,7 +171,8 @@ async function keyringStatus(
       commandBesideSchedule(schedule) ??
       nextCommand({
         keyring: keyring.name,
-        isStaged: staged !== undefined,
+        isRotationBegun: (await findStagedOrder(database, keyring.id))?.isOrdered === true,
+        hasStandby: staged !== undefined,
         oldestDecryptOnly: decryptOnly[0] === undefined ? undefined : String(decryptOnly[0].id),
         targets,
         unfinished:

@@ -1,5 +1,6 @@
 // The leading supervisor's reading of the cluster into metrics, when it is scraped. A scrape must never load the database:
 // however many scrapers ask, it is read at most once in five seconds, and a reading that failed is not repeated sooner.
+import { algorithmNames, encryptionLimits } from '../crypto/algorithms.js';
 import { isWorking } from '../rotation/run.js';
 import type { BatchQueue } from '../queue/jobs.js';
 import type { Database } from '../store/database.js';
@@ -126,6 +127,12 @@ async function readCluster(database: Database): Promise<Samples> {
     keyturn_cryptoperiod_left_seconds: keyrings.flatMap(({ keyring, activeKeyAgeSeconds: age, cryptoperiodSeconds }) =>
       age === undefined ? [] : [{ labels: { keyring }, value: cryptoperiodSeconds - age }],
     ),
+    keyturn_key_encryptions: keyrings.map(({ keyring, encryptions }) => ({ labels: { keyring }, value: encryptions })),
+    keyturn_key_limit_used_ratio: keyrings.flatMap(({ keyring, encryptions, algorithm }) => {
+      const name = algorithmNames.find((known) => known === algorithm);
+      const limit = name === undefined ? undefined : encryptionLimits[name];
+      return limit === undefined ? [] : [{ labels: { keyring }, value: encryptions / limit.refuse }];
+    }),
   };
 }
 

@@ -9,8 +9,10 @@ import { randomUUID } from 'node:crypto';
 import { algorithmNames } from '../crypto/algorithms.js';
 import { KeyturnError } from '../errors.js';
 import { formatNames } from '../formats/registry.js';
+import type { KeyId } from '../crypto/value-key.js';
+import { createEncryptionBudget, type RefilledBudget } from '../keys/encryption-budget.js';
 import { foreignKeyId, type KeyStore } from '../keys/key-store.js';
-import type { Keyring } from '../keys/keyring.js';
+import { keyTitle, type Keyring } from '../keys/keyring.js';
 import {
   isRootAway,
   listOpenRoots,
@@ -25,6 +27,7 @@ import { isLoaded } from '../keys/states.js';
 import type { Database } from '../store/database.js';
 import { listRootRecords } from '../store/keys.js';
 import { beat, leave, type HeldKeyring, type MemberIdentity, type MemberKind } from '../store/members.js';
+import { reserveEncryptions } from '../store/usage.js';
 import type { KeyringSource } from './services.js';
 
 const refreshMs = 5_000;
@@ -77,6 +80,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   let reportedAtMs = -Infinity;
   let isClosed = false;
   const held = new Map<string, Held>();
+  const budgets = new Map<KeyId, RefilledBudget>();
   const identity: MemberIdentity = {
     id: randomUUID(),
     kind: options.kind,
@@ -88,6 +92,33 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     algorithms: algorithmNames,
     healthUrl: options.healthUrl,
   };
+
+  /** With the budget of its active key, filled before anybody can encrypt with the snapshot. A supervisor never encrypts. */
+  async function withBudget(keyring: Keyring): Promise<Keyring> {
+    const key = keyring.keys.find(({ id }) => id === keyring.active?.id);
+    if (options.kind === 'supervisor' || key === undefined || typeof key.id !== 'number') return keyring;
+    const keyId = key.id;
+    const budget =
+      budgets.get(keyId) ??
+      createEncryptionBudget({
+        title: keyTitle(keyring.name, key),
+        keyId,
+        algorithm: key.algorithm,
+        reserve: (count) => reserveEncryptions(database, keyId, count),
+        onTrouble: options.onTrouble,
+      });
+    budgets.set(keyId, budget);
+    await budget.refill().catch(options.onTrouble);
+    return Object.freeze({ ...keyring, budget });
+  }
+
+  /** What ran low between refreshes, or could not be reserved then. */
+  async function refillBudgets(): Promise<void> {
+    for (const { keyring } of held.values()) {
+      const budget = keyring.active === undefined ? undefined : budgets.get(keyring.active.id);
+      await budget?.refill().catch(options.onTrouble);
+    }
+  }
 
   async function open(name: string): Promise<void> {
     const readAtMs = now();
@@ -108,7 +139,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
         ),
       );
     held.set(name, {
-      keyring,
+      keyring: await withBudget(keyring),
       roots,
       rootIds: [...unproven, ...(await listOpenRoots(roots, known, options.onTrouble))],
       freshAtMs: readAtMs,
@@ -134,10 +165,11 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     const known: readonly KnownRoot[] = await listRootRecords(database);
     const earlier = new Map(entry.keyring.held.map((key) => [key.id, key]));
     entry.roots = await openRootsAgain(name, entry.roots);
-    const keyring = await openKeyring(stored, matchRoots(entry.roots, known), earlier, {
+    const opened = await openKeyring(stored, matchRoots(entry.roots, known), earlier, {
       onAway: options.onTrouble,
       openForeign: options.openForeign,
     });
+    const keyring = await withBudget(opened);
     entry.rootIds = await listOpenRoots(entry.roots, known, options.onTrouble);
     // A slower read that began before a newer snapshot arrived must not bring the older one back: the member may have
     // reported already that it writes with the newer key.
@@ -184,6 +216,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     }
     await beat(database, identity, [...held.values()].map(reportOf));
     reportedAtMs = readAtMs;
+    await refillBudgets();
   }
 
   for (const name of options.keyrings ?? (await store.generations()).keys()) await open(name);

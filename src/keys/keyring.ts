@@ -2,6 +2,7 @@
 // and a key that is not held says why (I5, I8). A change makes a new snapshot.
 import type { KeyId, ValueKey } from '../crypto/value-key.js';
 import { KeyturnError } from '../errors.js';
+import type { EncryptionBudget } from './encryption-budget.js';
 import { foreignKeyId, type ForeignColumn, type StoredKey, type StoredKeyring } from './key-store.js';
 import type { KeyState } from './states.js';
 
@@ -21,6 +22,8 @@ export interface Keyring {
   readonly generation: number;
   /** The key that encrypts; undefined before the first activation. */
   readonly active: ValueKey | undefined;
+  /** Counts what the active key encrypts; undefined where nobody counts. */
+  readonly budget?: EncryptionBudget | undefined;
   /** Keys that decrypt, newest version first. */
   readonly held: readonly ValueKey[];
   readonly keys: readonly StoredKey[];

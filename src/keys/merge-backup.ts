@@ -130,7 +130,8 @@ function refuseOtherKey(one: DataKeyRow, other: DataKeyRow): void {
 /** What is never undone, whatever is newer: destroyed stays destroyed, compromised stays compromised. */
 function sticky(newer: DataKeyRow, older: DataKeyRow): DataKeyRow {
   if (older.state === 'destroyed' && newer.state !== 'destroyed') return older;
-  return older.compromised && !newer.compromised ? { ...newer, compromised: true } : newer;
+  // A compromised key encrypts no more.
+  return older.compromised && !newer.compromised ? withoutPlace({ ...newer, compromised: true }) : newer;
 }
 
 /** A key that the newer side lost: it decrypts, and takes nobody's place as the active or the staged key. */

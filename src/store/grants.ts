@@ -33,7 +33,8 @@ export interface TableGrant {
 
 const keyTables =
   'keyturn.cluster, keyturn.root_key, keyturn.keyring, keyturn.data_key, keyturn.data_key_wrap, keyturn.target, keyturn.target_column, keyturn.migration';
-const memberFunctions = 'FUNCTION keyturn.beat(jsonb, jsonb), keyturn.leave(uuid)';
+const memberFunctions =
+  'FUNCTION keyturn.beat(jsonb, jsonb), keyturn.leave(uuid), keyturn.reserve_encryptions(bigint, bigint)';
 const lazyUpgradeFunction = 'FUNCTION keyturn.count_lazy_upgrade';
 
 export function grantsFor(roles: GrantedRoles, targets: readonly GrantedTarget[]): Grants {

@@ -255,14 +255,20 @@ export async function nextKeyId(client: Queryable): Promise<number> {
 export async function insertStagedKey(
   client: Queryable,
   keyring: StoredKeyring,
-  key: { identity: DataKeyIdentity; commitment: Buffer; wraps: readonly StoredWrap[]; reason: string | undefined },
+  key: {
+    identity: DataKeyIdentity;
+    commitment: Buffer;
+    wraps: readonly StoredWrap[];
+    insteadOf?: number | undefined;
+    reason: string | undefined;
+  },
 ): Promise<void> {
   const version = Math.max(0, ...keyring.keys.map((existing) => existing.version)) + 1;
   const { id, algorithm, purpose, scope } = key.identity;
   await client.query(
-    `INSERT INTO keyturn.data_key (id, keyring_id, scope_id, version, algorithm, purpose, state, commitment)
-     VALUES ($1, $2, $3, $4, $5, $6, 'staged', $7)`,
-    [id, keyring.id, scope, version, algorithm, purpose, key.commitment],
+    `INSERT INTO keyturn.data_key (id, keyring_id, scope_id, version, algorithm, purpose, state, commitment, instead_of)
+     VALUES ($1, $2, $3, $4, $5, $6, 'staged', $7, $8)`,
+    [id, keyring.id, scope, version, algorithm, purpose, key.commitment, key.insteadOf ?? null],
   );
   for (const wrap of key.wraps) {
     await client.query('INSERT INTO keyturn.data_key_wrap (data_key_id, root_key_id, blob) VALUES ($1, $2, $3)', [
@@ -287,6 +293,76 @@ export async function bumpGeneration(client: Queryable, keyring: { readonly id: 
     [keyring.id],
   );
   return Number(rows[0]?.[0]);
+}
+
+export interface StagedOrder {
+  /** A rotation has taken the staged key up and not activated it yet; a standby waits for one. */
+  readonly isOrdered: boolean;
+  /** Id of the compromised key in whose stead the staged one was made. */
+  readonly insteadOf: number | undefined;
+}
+
+/** Undefined where no key is staged. */
+export async function findStagedOrder(database: Queryable, keyringId: string): Promise<StagedOrder | undefined> {
+  const { rows } = await database.query(
+    `SELECT ordered_at IS NOT NULL, instead_of FROM keyturn.data_key WHERE keyring_id = $1 AND state = 'staged'`,
+    [keyringId],
+  );
+  const [row] = rows;
+  if (row === undefined) return undefined;
+  return { isOrdered: row[0] === true, insteadOf: row[1] === null ? undefined : Number(row[1]) };
+}
+
+/** The staged key is a rotation's from here on: a repeated command goes on with it whatever the active key's age. */
+export async function orderStagedKey(
+  client: Queryable,
+  keyring: StoredKeyring,
+  reason: string | undefined,
+): Promise<void> {
+  const { rows } = await client.query(
+    `UPDATE keyturn.data_key SET ordered_at = clock_timestamp()
+     WHERE keyring_id = $1 AND state = 'staged' AND ordered_at IS NULL RETURNING id`,
+    [keyring.id],
+  );
+  for (const [id] of rows) await writeAudit(client, { action: 'key.order', object: `key ${Number(id)}`, reason });
+}
+
+/** A staged key has never encrypted: it goes at once, its wraps with it. */
+export async function discardStagedKey(
+  client: Queryable,
+  keyring: StoredKeyring,
+  key: StoredKey,
+  reason: string | undefined,
+): Promise<void> {
+  if (key.state !== 'staged') refuseMove(keyring, key, 'destroyed');
+  await client.query('DELETE FROM keyturn.data_key_wrap WHERE data_key_id = $1', [key.id]);
+  await moveKeyIfState(client, key, 'destroyed', 'ordered_at = NULL');
+  await bumpGeneration(client, keyring);
+  await writeAudit(client, {
+    action: 'key.discard',
+    object: `key ${key.id}`,
+    reason,
+    before: { state: 'staged' },
+    after: { state: 'destroyed' },
+  });
+}
+
+/** A flag beside the state; an active or staged key must have been replaced or discarded before. */
+export async function markCompromised(
+  client: Queryable,
+  keyring: StoredKeyring,
+  key: StoredKey,
+  reason: string | undefined,
+): Promise<void> {
+  await client.query('UPDATE keyturn.data_key SET compromised = true WHERE id = $1', [key.id]);
+  await bumpGeneration(client, keyring);
+  await writeAudit(client, {
+    action: 'key.compromise',
+    object: `key ${key.id}`,
+    reason,
+    before: { state: key.state, compromised: false },
+    after: { compromised: true },
+  });
 }
 
 /** Makes `key` the one active key; the key it replaces becomes decrypt_only in the same transaction. */

@@ -229,6 +229,18 @@ export const metricTable = {
     labels: ['keyring'],
     help: 'Time left of the cryptoperiod of the active data key; negative once it is over.',
   },
+  keyturn_key_encryptions: {
+    type: 'gauge',
+    by: 'leader',
+    labels: ['keyring'],
+    help: 'Encryptions under the active data key, counted when processes reserve them: never too low.',
+  },
+  keyturn_key_limit_used_ratio: {
+    type: 'gauge',
+    by: 'leader',
+    labels: ['keyring'],
+    help: 'Share of the encryptions that the active data key may make; absent where its algorithm sets no limit.',
+  },
 } as const satisfies Record<string, MetricDefinition>;
 
 export type MetricName = keyof typeof metricTable;

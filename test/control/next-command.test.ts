@@ -4,7 +4,8 @@ import { nextCommand, type Standing } from '../../src/control/next-command.js';
 
 const quiet: Standing = {
   keyring: 'customers',
-  isStaged: false,
+  isRotationBegun: false,
+  hasStandby: true,
   oldestDecryptOnly: undefined,
   targets: 1,
   unfinished: undefined,
@@ -20,8 +21,14 @@ const withFailures: Standing = { ...rotated, lastRun: { id: 7, state: 'completed
 const running: Standing = { ...rotated, lastRun: { id: 7, state: 'running' }, unfinished: { id: 7, state: 'running' } };
 
 test.each<[string, Standing, string]>([
-  ['one key and nothing staged', quiet, 'nothing to do'],
-  ['a staged key', { ...running, isStaged: true }, 'keyturn key activate --keyring customers'],
+  ['one key and a standby', quiet, 'nothing to do'],
+  ['no standby', { ...quiet, hasStandby: false }, 'keyturn key stage --keyring customers'],
+  ['no standby and work to do', { ...running, hasStandby: false }, 'keyturn run watch 7'],
+  [
+    'a rotation cut short before the activation',
+    { ...running, isRotationBegun: true },
+    'keyturn key activate --keyring customers',
+  ],
   ['a new key and no run toward it', rotated, 'keyturn reencrypt --keyring customers --wait'],
   ['no members to move the rows', { ...rotated, runners: alone }, 'keyturn reencrypt --keyring customers --local 2'],
   ['no target', { ...rotated, targets: 0 }, 'nothing to do'],

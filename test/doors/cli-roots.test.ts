@@ -25,11 +25,11 @@ afterAll(async () => {
 test('an operator changes the root key step by step, repeats each step, and is told what comes next', async () => {
   expect(await keyturn.json('root', 'status')).toMatchObject({
     code: 0,
-    object: { roots: [{ id: 1, state: 'current', data_keys: 2 }], change: null, next: 'nothing to do' },
+    object: { roots: [{ id: 1, state: 'current', data_keys: 3 }], change: null, next: 'nothing to do' },
   });
   expect(await keyturn.json('root', 'prepare', '--to', nextUri, '--reason', 'yearly')).toMatchObject({
     code: 0,
-    object: { outcome: 'prepared', data_keys: 2, root: { id: 2, uri: nextUri } },
+    object: { outcome: 'prepared', data_keys: 3, root: { id: 2, uri: nextUri } },
   });
   const again = await keyturn.run('root', 'prepare', '--to', nextUri);
   expect(again).toMatchObject({ code: 0, stderr: expect.stringContaining('is prepared already') as string });

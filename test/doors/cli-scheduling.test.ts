@@ -76,7 +76,7 @@ test('a member is listed and forgotten, and a live one only with the word for it
   expect(lines).toEqual([
     'application billing (pid 42 on elsewhere)  live, heard N s ago',
     `  id ${id}, version test, formats keyturn, algorithms aes-256-gcm, xaes-256-gcm`,
-    '  customers: generation 3, writes with customers v1 (id 1), holds ids 1',
+    '  customers: generation 4, writes with customers v1 (id 1), holds ids 1',
     '',
   ]);
   expect(await run('member', 'forget', 'billing', '--reason', 'gone')).toMatchObject({
@@ -85,7 +85,7 @@ test('a member is listed and forgotten, and a live one only with the word for it
   });
   expect(linesOf(await run('member', 'forget', id, '--live', '--reason', 'killed'))).toEqual([
     'application billing (pid 42 on elsewhere) is forgotten',
-    'if it is alive after all: application billing (pid 42 on elsewhere) cannot read values written with keys of customers that are staged from now on, until it has refreshed',
+    'if it is alive after all: application billing (pid 42 on elsewhere) cannot read values written with customers v2 (id 2) or later keys of customers, until it has refreshed',
     '',
   ]);
   expect(JSON.parse((await run('member', 'list', '--json')).stdout)).toEqual({ members: [], missing: [] });

@@ -181,7 +181,7 @@ describe('--json', () => {
     });
     expect(await tell('doctor')).toHaveProperty('findings');
     expect(await tell('key stage')).toMatchObject({
-      is_new: true,
+      is_new: false,
       key: { version: 2, state: 'staged', retired_at: null },
     });
     expect(await tell('key activate')).toMatchObject({ key: { version: 2, state: 'active' } });
@@ -194,10 +194,10 @@ describe('--json', () => {
     expect(await tell('key destroy', 'v1', '--cancel')).toMatchObject({ key: { state: 'retired' } });
     expect(await tell('key restore', 'v1')).toMatchObject({ key: { state: 'decrypt_only' } });
     expect(await tell('key list')).toMatchObject({
-      keyrings: [{ keyring: 'customers', keys: [{ version: 1 }, { version: 2 }] }],
+      keyrings: [{ keyring: 'customers', keys: [{ version: 1 }, { version: 2 }, { version: 3, state: 'staged' }] }],
     });
     expect(await tell('root status')).toMatchObject({
-      roots: [{ id: 1, state: 'current', data_keys: 3 }],
+      roots: [{ id: 1, state: 'current', data_keys: 4 }],
       change: null,
     });
     for (const verb of ['prepare', 'rotate'])
@@ -249,6 +249,11 @@ describe('--json', () => {
     expect(await tell('status')).toMatchObject({
       keyrings: [{ active_key: 'customers v2 (id 2)' }],
       next: 'keyturn key retire 1 --keyring customers',
+    });
+    expect(await tell('key compromise', 'v1', '--reason', 'leaked')).toMatchObject({
+      key: { state: 'retired', compromised: true },
+      active: { version: 2 },
+      run: { run_id: 1 },
     });
     expect(await tell('audit list', '--object', 'key 2', '--limit', '1')).toMatchObject({
       records: [{ action: 'key.activate', object: 'key 2', before: { state: 'staged' } }],

@@ -72,7 +72,7 @@ describe('an intact record', () => {
     expect(before.seals.stored).toBeGreaterThan(1);
     expect(before.seals.checked).toBe(before.seals.stored);
     expect(before.seals.sealed_to).toBe(before.records);
-    await stageKey(shop.control.context, undefined, 'one more');
+    await stageKey(shop.control.context, undefined, 'one more', { isOrdered: true });
     const after = await verify(String(before.checkpoint));
     expect(after).toMatchObject({ intact: true, records: before.records + 1 });
   });

@@ -21,6 +21,7 @@ import { startPooler } from '../support/pooler.js';
 import { findDifferences, insertCustomers, openShop, shopConfig, type Shop } from '../support/shop.js';
 import { imageOf } from '../support/table-image.js';
 import { until } from '../support/until.js';
+import { loseKey } from '../support/without-guards.js';
 
 const here = { pk: 1, scope: 'a' };
 
@@ -128,7 +129,7 @@ describe('who holds an activation back', () => {
       message:
         'not every live member writes with customers v2 (id 2): application billing (pid 42 on elsewhere) writes with key 1; update or stop it, then repeat the command',
     });
-    expect(await statesOf(shop)).toEqual({ v1: 'decrypt_only', v2: 'active' });
+    expect(await statesOf(shop)).toEqual({ v1: 'decrypt_only', v2: 'active', v3: 'staged' });
 
     const runner = await startDirectRunner(shop);
     try {
@@ -153,6 +154,7 @@ describe('who holds an activation back', () => {
       'key.stage key 2',
       'key.replace key 1',
       'key.activate key 2',
+      'key.stage key 3',
     ]);
   });
 });
@@ -168,6 +170,7 @@ describe('one key at a time', () => {
 
   test('staging twice, or many times at once, makes one staged key', async () => {
     const { context } = shop.control;
+    await loseKey(shop.query, 2);
     const staged = await Promise.all(Array.from({ length: 3 }, () => stageKey(context, undefined, 'why')));
     expect(staged.filter(({ isNew }) => isNew)).toHaveLength(1);
     expect(await stageKey(context, 'customers', undefined)).toMatchObject({
@@ -176,18 +179,18 @@ describe('one key at a time', () => {
     });
     expect(await statesOf(shop)).toEqual({ v1: 'active', v2: 'staged' });
     expect(
-      await shop.query(`SELECT reason FROM keyturn.audit WHERE action = 'key.stage' AND object = 'key 2'`),
+      await shop.query(`SELECT reason FROM keyturn.audit WHERE action = 'key.stage' AND object = 'key 3'`),
     ).toEqual([{ reason: 'why' }]);
   });
 
-  test('a rotation that was cut short after staging goes on with the staged key; a young key is left alone', async () => {
+  test('a rotation cut short before the activation goes on with its key whatever its age; beside a standby a young key is left alone', async () => {
     const { context } = shop.control;
     const day = 86_400_000;
     expect(await rotateKey(context, { keyring: undefined, ifOlderThanMs: day, reason: undefined })).toMatchObject({
       isNew: false,
       key: { version: 1 },
     });
-    await stageKey(context, undefined, undefined);
+    await stageKey(context, undefined, 'cut short', { isOrdered: true });
     expect(await rotateKey(context, { keyring: undefined, ifOlderThanMs: day, reason: undefined })).toMatchObject({
       key: { version: 2, state: 'active' },
     });
@@ -202,7 +205,7 @@ describe('one key at a time', () => {
       isNew: true,
       key: { version: 3 },
     });
-    expect(await statesOf(shop)).toEqual({ v1: 'decrypt_only', v2: 'decrypt_only', v3: 'active' });
+    expect(await statesOf(shop)).toEqual({ v1: 'decrypt_only', v2: 'decrypt_only', v3: 'active', v4: 'staged' });
   });
 
   test('activations at once, of the staged key and of earlier ones, end with one active key and one record for each move', async () => {
@@ -235,9 +238,10 @@ describe('one key at a time', () => {
       `SELECT count(*) FILTER (WHERE action = 'key.activate')::int AS activated, count(*) FILTER (WHERE action = 'key.replace')::int AS replaced FROM keyturn.audit`,
     );
     expect(record?.['replaced']).toBe(Number(record?.['activated']) - 1);
-    // The generation tells every move of a key: three staged, and one for each activation.
+    // The generation tells every move of a key: every staged one, and one for each activation.
+    const stagedKeys = states.length;
     expect(await shop.query('SELECT generation::int FROM keyturn.keyring')).toEqual([
-      { generation: 1 + 3 + Number(record?.['activated']) },
+      { generation: 1 + stagedKeys + Number(record?.['activated']) },
     ]);
   });
 
@@ -262,7 +266,7 @@ describe('one key at a time', () => {
     expect(await activate(shop.control.context, undefined, 'v1', 'trouble')).toMatchObject({
       key: { version: 1, state: 'active' },
     });
-    expect(await statesOf(shop)).toEqual({ v1: 'active', v2: 'decrypt_only' });
+    expect(await statesOf(shop)).toEqual({ v1: 'active', v2: 'decrypt_only', v3: 'staged' });
     const back = await startDirectRunner(shop);
     const report = await back.finish(await shop.order()).finally(back.close);
     expect(report).toMatchObject({ state: 'succeeded', target_key_id: 1, rows_updated: 3 });
@@ -274,8 +278,40 @@ describe('one key at a time', () => {
     await after.close();
   });
 
+  test('rolled back in the middle of a run, every value is readable at every moment and all converge on the earlier key', async () => {
+    const keyturn = await shop.open();
+    await insertCustomers(shop, keyturn, [1, 2, 3, 4, 5, 6]);
+    await keyturn.close();
+    const readable = async (): Promise<readonly string[]> => {
+      const reader = await openKeyturn({ config: shopConfig, environment: shop.environment() });
+      return findDifferences(shop, reader).finally(() => reader.close());
+    };
+    await shop.rotate();
+    // A value that was moved forward already, and the run that was about to move the rest.
+    const writer = await shop.open();
+    await insertCustomers(shop, writer, [7]);
+    await writer.close();
+    const forward = await startDirectRunner(shop);
+    const run = await shop.order();
+    await forward.step(run);
+    await forward.close();
+    await activate(shop.control.context, undefined, 'v1', 'trouble with v2');
+    expect(await readable()).toEqual([]);
+    const back = await startDirectRunner(shop);
+    expect(await back.finish(run).finally(back.close)).toMatchObject({
+      state: 'succeeded',
+      target_key_id: 1,
+      fields_stale: 0,
+    });
+    expect(await readable()).toEqual([]);
+    expect(await retire(shop.control.context, undefined, 'v2', 'rolled back')).toMatchObject({
+      key: { state: 'retired' },
+    });
+  });
+
   test('I10 each move of a key leaves exactly one record with states and reason, a refused one leaves none', async () => {
     const { context } = shop.control;
+    await loseKey(shop.query, 2);
     await stageKey(context, undefined, 'stage it');
     await activate(context, undefined, undefined, 'activate it');
     await retire(context, undefined, 'v1', 'retire it');
@@ -284,9 +320,10 @@ describe('one key at a time', () => {
       `SELECT action, object, reason, before ->> 'state' AS before, after ->> 'state' AS after FROM keyturn.audit WHERE object LIKE 'key %' AND reason LIKE '% it' ORDER BY id`,
     );
     expect(records).toEqual([
-      { action: 'key.stage', object: 'key 2', reason: 'stage it', before: null, after: 'staged' },
+      { action: 'key.stage', object: 'key 3', reason: 'stage it', before: null, after: 'staged' },
       { action: 'key.replace', object: 'key 1', reason: 'activate it', before: 'active', after: 'decrypt_only' },
-      { action: 'key.activate', object: 'key 2', reason: 'activate it', before: 'staged', after: 'active' },
+      { action: 'key.activate', object: 'key 3', reason: 'activate it', before: 'staged', after: 'active' },
+      { action: 'key.stage', object: 'key 4', reason: 'activate it', before: null, after: 'staged' },
       { action: 'key.fence', object: 'key 1', reason: 'retire it', before: null, after: null },
       { action: 'key.retire', object: 'key 1', reason: 'retire it', before: 'decrypt_only', after: 'retired' },
       { action: 'key.unfence', object: 'key 1', reason: 'restore it', before: null, after: null },
@@ -294,7 +331,6 @@ describe('one key at a time', () => {
     ]);
 
     await retire(context, undefined, 'v1', undefined);
-    await stageKey(context, undefined, undefined);
     const before = await imageOf(shop, 'keyturn');
     const refused: readonly [() => Promise<unknown>, string][] = [
       [
@@ -304,12 +340,12 @@ describe('one key at a time', () => {
       [() => retire(context, undefined, 'v1', undefined), 'customers v1 (id 1) cannot retire: it is retired'],
       [
         () => retire(context, undefined, 'v2', undefined),
-        'customers v2 (id 2) cannot retire: it is the active key; rotate first',
+        'customers v2 (id 3) cannot retire: it is the active key; rotate first',
       ],
-      [() => retire(context, undefined, 'v3', undefined), 'customers v3 (id 3) cannot retire: it is staged'],
+      [() => retire(context, undefined, 'v3', undefined), 'customers v3 (id 4) cannot retire: it is staged'],
       [
         () => restore(context, undefined, 'v2', undefined),
-        'customers v2 (id 2) is active and cannot become decrypt_only; see: keyturn key list',
+        'customers v2 (id 3) is active and cannot become decrypt_only; see: keyturn key list',
       ],
     ];
     for (const [attempt, message] of refused)
@@ -329,7 +365,7 @@ describe('one key at a time', () => {
     const { context } = shop.control;
     const next = async (): Promise<string> => (await readStatus(context)).next;
     const steps: string[] = [await next()];
-    await stageKey(context, undefined, undefined);
+    await stageKey(context, undefined, undefined, { isOrdered: true });
     steps.push(await next());
     await activate(context, undefined, undefined, undefined);
     steps.push(await next());
@@ -363,7 +399,8 @@ describe('one key at a time', () => {
         keyring: 'customers',
         active_key: 'customers v2 (id 2)',
         active_key_age_days: 0,
-        staged_key: null,
+        staged_key: 'customers v3 (id 3)',
+        staged_key_behind: [],
         decrypt_only_keys: [],
         retired_keys: ['customers v1 (id 1)'],
         targets: 1,
@@ -560,6 +597,8 @@ describe('members', () => {
         const stored = await own.email.encrypt(here, 'x');
         // As if it were frozen: nobody waits for it, so it does not know the new key.
         await shop.query('DELETE FROM keyturn.member');
+        // It holds the standby; the key after that is unknown to it.
+        await shop.rotate();
         await shop.rotate();
         const other = await openKeyturn({ config: shopConfig, environment: shop.environment() });
         const newer = String(await other.column('customer', 'email').encrypt(here, 'new'));

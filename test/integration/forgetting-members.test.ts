@@ -67,10 +67,10 @@ describe.concurrent('expected members', () => {
         keyrings: [
           {
             keyring: 'customers',
-            generation: 3,
-            newest_generation: 3,
+            generation: 4,
+            newest_generation: 4,
             writes_with: 'customers v1 (id 1)',
-            holds_key_ids: [1],
+            holds_key_ids: [2, 1],
           },
         ],
       },
@@ -144,7 +144,7 @@ describe.concurrent('forgetting a member', () => {
       forgotten: ['application shop (pid 42 on elsewhere)'],
       no_longer_expected: true,
       if_alive: [
-        'application shop (pid 42 on elsewhere) cannot read values written with keys of customers that are staged from now on, until it has refreshed',
+        'application shop (pid 42 on elsewhere) cannot read values written with customers v2 (id 2) or later keys of customers, until it has refreshed',
       ],
     });
     expect(await listMemberListings(context)).toEqual({ members: [], missing: [] });

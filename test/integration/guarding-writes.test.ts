@@ -275,6 +275,7 @@ test('I5 a key is not activated before every live member holds it', async (conte
   expect(await shop.query('SELECT state FROM keyturn.data_key WHERE purpose = 1 ORDER BY id')).toEqual([
     { state: 'decrypt_only' },
     { state: 'active' },
+    { state: 'staged' },
   ]);
 });
 

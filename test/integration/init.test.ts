@@ -26,6 +26,7 @@ import {
 } from '../support/shop.js';
 import { imageOf } from '../support/table-image.js';
 import { until } from '../support/until.js';
+import { loseKey, withoutGuards } from '../support/without-guards.js';
 
 type Rows = Record<string, unknown>[];
 
@@ -89,10 +90,11 @@ describe('init on an empty database', () => {
       'target.register',
       ...Array(4).fill('target.column'),
       'audit-key.create',
+      'key.stage',
     ]);
   });
 
-  test('I5 four inits at once end with one cluster and one active key, whoever was first', async () => {
+  test('I5 four inits at once end with one cluster, one active key and one standby, whoever was first', async () => {
     const root = newRoot();
     const settled = await Promise.allSettled(Array.from({ length: 4 }, () => init(control(root).context)));
     const succeeded = settled.filter((one) => one.status === 'fulfilled');
@@ -100,16 +102,17 @@ describe('init on an empty database', () => {
     const reasons = settled.flatMap((one) => (one.status === 'rejected' ? [String(one.reason)] : []));
     const asked = 'KeyturnError: another init created this cluster a moment ago; run keyturn init again';
     expect(reasons.filter((reason) => reason !== asked)).toEqual([]);
-    expect(await query('SELECT state, version, purpose FROM keyturn.data_key ORDER BY id')).toEqual([
+    expect(await query('SELECT state, version, purpose FROM keyturn.data_key ORDER BY version, purpose')).toEqual([
       { state: 'active', version: 1, purpose: 1 },
       { state: 'active', version: 1, purpose: 3 },
+      { state: 'staged', version: 2, purpose: 1 },
     ]);
     expect(await query('SELECT FROM keyturn.cluster')).toHaveLength(1);
     expect(await query('SELECT FROM keyturn.root_key')).toHaveLength(1);
     expect(await init(control(root).context)).toMatchObject({ migrations: [], targets: [{ change: 'unchanged' }] });
   });
 
-  test('I5 four inits at once that add a keyring to a cluster make one key in it', async () => {
+  test('I5 four inits at once that add a keyring to a cluster make one active key and one standby in it', async () => {
     const root = newRoot();
     await init(control(root).context);
     const file: ConfigFile = {
@@ -121,11 +124,13 @@ describe('init on an empty database', () => {
     expect(made).toEqual(['patients']);
     expect(
       await query(
-        'SELECT r.name, k.state, k.algorithm FROM keyturn.data_key k JOIN keyturn.keyring r ON r.id = k.keyring_id ORDER BY 1',
+        'SELECT r.name, k.state, k.algorithm FROM keyturn.data_key k JOIN keyturn.keyring r ON r.id = k.keyring_id ORDER BY 1, k.version',
       ),
     ).toEqual([
       { name: 'customers', state: 'active', algorithm: 'xaes-256-gcm' },
+      { name: 'customers', state: 'staged', algorithm: 'xaes-256-gcm' },
       { name: 'patients', state: 'active', algorithm: 'aes-256-gcm' },
+      { name: 'patients', state: 'staged', algorithm: 'aes-256-gcm' },
     ]);
     expect(await query('SELECT FROM keyturn.root_key')).toHaveLength(1);
   });
@@ -134,13 +139,17 @@ describe('init on an empty database', () => {
     const root = newRoot();
     await init(control(root).context);
     // What such a death leaves behind; no key goes back to it by itself.
-    await query(`BEGIN; ALTER TABLE keyturn.data_key DISABLE TRIGGER data_key_guard;
-      UPDATE keyturn.data_key SET state = 'staged', activated_at = NULL, activated_generation = NULL WHERE purpose = 1;
-      ALTER TABLE keyturn.data_key ENABLE ALWAYS TRIGGER data_key_guard; COMMIT`);
+    await loseKey(query, 2);
+    await withoutGuards(query, () =>
+      query(
+        `UPDATE keyturn.data_key SET state = 'staged', activated_at = NULL, activated_generation = NULL WHERE purpose = 1`,
+      ),
+    );
     const report = await init(control(root).context);
     expect(report.keyrings).toMatchObject([{ isNew: false, activeKeyId: 1 }]);
-    expect(await query('SELECT id::int, state FROM keyturn.data_key WHERE purpose = 1')).toEqual([
+    expect(await query('SELECT id::int, state FROM keyturn.data_key WHERE purpose = 1 ORDER BY id')).toEqual([
       { id: 1, state: 'active' },
+      { id: 3, state: 'staged' },
     ]);
   });
 
@@ -267,7 +276,13 @@ describe('the wrong root key', () => {
         { keyring: 'customers', next: 'nothing to do' },
       ]);
       expect(await listKeys(control.context, undefined)).toMatchObject([
-        { keyring: 'customers', keys: [{ id: 1, state: 'active' }] },
+        {
+          keyring: 'customers',
+          keys: [
+            { id: 1, state: 'active' },
+            { id: 2, state: 'staged' },
+          ],
+        },
       ]);
     } finally {
       await control.close();

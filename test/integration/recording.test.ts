@@ -15,6 +15,7 @@ import { createTestRole, type TestRole } from '../support/roles.js';
 import { driveByHand, openBareWorker } from '../support/by-hand.js';
 import { customerTable, insertCustomers, openShop, shopConfig, type Shop } from '../support/shop.js';
 import { imageOf } from '../support/table-image.js';
+import { withoutGuards } from '../support/without-guards.js';
 
 /** Tables whose rows are state of keys, runs and targets; and what of a row's change is bookkeeping, not state. */
 const watched: Readonly<Record<string, string>> = {
@@ -41,6 +42,7 @@ const unwatched: Readonly<Record<string, string>> = {
   batch: 'work of a run, counted in its ledger',
   cluster: 'made once; where the queue is',
   fence: 'what stands on the tables, as the marks of keys say',
+  key_usage: 'encryptions reserved, counted',
   lazy_upgrade: 'counts',
   leadership: 'a lease',
   ledger: 'what was done to rows',
@@ -122,7 +124,7 @@ test('every table is either watched or named with the reason why not', async () 
 
 test('I10 the watch refuses a change of each table that no record goes with', async () => {
   for (const statement of [
-    `UPDATE keyturn.data_key SET compromised = true`,
+    `UPDATE keyturn.data_key SET created_at = created_at`,
     `UPDATE keyturn.keyring SET algorithm = algorithm || 'x'`,
     `UPDATE keyturn.target SET table_name = table_name || 'x'`,
     `INSERT INTO keyturn.root_key (fingerprint, verification_token, uri) VALUES (sha256('x'), 'x', 'env:X')`,
@@ -159,6 +161,7 @@ test('I10 keys, targets and a whole run leave a record with every change, in its
   expect(actions.map(({ action }) => action)).toEqual([
     'key.activate',
     'key.fence',
+    'key.order',
     'key.replace',
     'key.restore',
     'key.retire',
@@ -181,7 +184,18 @@ test('I10 without the right to record, every verb fails and not one row is chang
     await shop.order({ keyring: 'customers', kind: 'verify' }),
     await shop.order({ keyring: 'customers', kind: 'verify' }),
   ];
-  await stageKey(context, 'more', 'staged before');
+  // What there is to stage: no standby.
+  await withoutGuards(shop.query, async () => {
+    await shop.query(
+      `WITH standby AS (SELECT id FROM keyturn.data_key WHERE state = 'staged' AND version = 3),
+         wraps AS (DELETE FROM keyturn.data_key_wrap w USING standby s WHERE w.data_key_id = s.id)
+       INSERT INTO keyturn.audit (action, object) VALUES ('test', 'by hand')`,
+    );
+    await shop.query(
+      `WITH standby AS (DELETE FROM keyturn.data_key WHERE state = 'staged' AND version = 3)
+       INSERT INTO keyturn.audit (action, object) VALUES ('test', 'by hand')`,
+    );
+  });
   await shop.query(
     `WITH moved AS (UPDATE keyturn.run SET state = 'paused', resume_state = 'pending' WHERE id = ${toResume})
      INSERT INTO keyturn.audit (action, object) VALUES ('test', 'by hand')`,

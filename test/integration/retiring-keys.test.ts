@@ -457,7 +457,7 @@ describe('a retirement', () => {
       message:
         'the value names key 1, which this process does not hold because it is retired; undo with: keyturn key restore',
     });
-    expect(await shop.query('SELECT held_key_ids FROM keyturn.member_keyring')).toEqual([{ held_key_ids: ['2'] }]);
+    expect(await shop.query('SELECT held_key_ids FROM keyturn.member_keyring')).toEqual([{ held_key_ids: ['3', '2'] }]);
     await keyturn.close();
 
     expect(await restore(shop.control.context, undefined, 'v1', 'not done after all')).toMatchObject({
@@ -487,6 +487,6 @@ describe('a retirement', () => {
         key: { state: 'retired' },
       });
     const [keyring] = await listKeys(shop.control.context, 'customers');
-    expect(keyring?.keys.map(({ state }) => state)).toEqual(['retired', 'retired', 'active']);
+    expect(keyring?.keys.map(({ state }) => state)).toEqual(['retired', 'retired', 'active', 'staged']);
   });
 });

@@ -242,6 +242,7 @@ describe('what each role can not do', () => {
     destruction: { app: '', worker: 'r', auditor: 'r' },
     fence: { app: '', worker: 'r', auditor: 'r' },
     keyring: { app: 'r', worker: 'r', auditor: 'r' },
+    key_usage: { app: '', worker: 'r', auditor: 'r' },
     lazy_upgrade: { app: '', worker: 'r', auditor: 'r' },
     leadership: { app: '', worker: 'arw', auditor: 'r' },
     ledger: { app: '', worker: 'ar', auditor: 'r' },
@@ -276,7 +277,11 @@ describe('what each role can not do', () => {
   });
 
   test('no role but the owner uses a sequence, and functions are open to application and worker only as named', async () => {
-    const open = { app: ['beat', 'count_lazy_upgrade', 'leave'], worker: ['beat', 'leave'], auditor: [] };
+    const open = {
+      app: ['beat', 'count_lazy_upgrade', 'leave', 'reserve_encryptions'],
+      worker: ['beat', 'leave', 'reserve_encryptions'],
+      auditor: [],
+    };
     for (const role of ['app', 'worker', 'auditor'] as const) {
       const sequences = await query(
         `SELECT relname FROM pg_class WHERE relnamespace = 'keyturn'::regnamespace AND CASE WHEN relkind = 'S' THEN has_sequence_privilege($1, oid, 'USAGE, SELECT, UPDATE') END`,
@@ -296,7 +301,7 @@ describe('what each role can not do', () => {
       `SELECT proname, proconfig FROM pg_proc WHERE pronamespace = 'keyturn'::regnamespace AND prosecdef ORDER BY 1`,
     );
     expect(functions).toEqual(
-      ['beat', 'chain_audit', 'count_lazy_upgrade', 'leave'].map((proname) => ({
+      ['beat', 'chain_audit', 'count_lazy_upgrade', 'leave', 'reserve_encryptions'].map((proname) => ({
         proname,
         proconfig: ['search_path=pg_catalog, pg_temp'],
       })),

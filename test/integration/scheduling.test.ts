@@ -19,6 +19,7 @@ import { startPrivateRedis } from '../support/redis.js';
 import { createTestRole } from '../support/roles.js';
 import { findDifferences, insertCustomers, openShop, shopConfig, type Backend, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
+import { loseKey } from '../support/without-guards.js';
 
 vi.setConfig({ testTimeout: 120_000 });
 
@@ -90,7 +91,7 @@ describe.concurrent.each(availableBackends())('a schedule over the %s queue', (b
     await shop.startWorker();
     await waitForState(shop, 'done');
 
-    expect(await keyStates(shop)).toEqual(['retired', 'active']);
+    expect(await keyStates(shop)).toEqual(['retired', 'active', 'staged']);
     expect(await occurrencesOf(shop)).toEqual([
       { id: 1, state: 'done', waits_for: null, cause: null, key_id: 2, run_id: 1 },
     ]);
@@ -110,7 +111,7 @@ describe.concurrent.each(availableBackends())('a schedule over the %s queue', (b
     ]);
     expect(
       await shop.query(
-        `SELECT DISTINCT reason ~ '^schedule, due 20' AS ours FROM keyturn.audit WHERE action IN ('key.stage', 'key.activate', 'key.retire', 'run.create') AND object NOT IN ('key 1') `,
+        `SELECT DISTINCT reason ~ '^schedule, due 20' AS ours FROM keyturn.audit WHERE action IN ('key.stage', 'key.activate', 'key.retire', 'run.create') AND object NOT IN ('key 1', 'key 2')`,
       ),
     ).toEqual([{ ours: true }]);
     const [report] = await listScheduleReports(shop.control.context, 1);
@@ -167,7 +168,7 @@ describe.concurrent.each(availableBackends())('a schedule over the %s queue', (b
       deadlineMs,
     });
     expect(await occurrencesOf(shop)).toEqual([]);
-    expect(await keyStates(shop)).toEqual(['active']);
+    expect(await keyStates(shop)).toEqual(['active', 'staged']);
     expect(await shop.query('SELECT id FROM keyturn.run')).toEqual([]);
 
     await removeSchedule(shop.control.context, undefined, 'test');
@@ -182,7 +183,7 @@ test.concurrent('two supervisors fire once, and three missed times are one', asy
   await Promise.all([shop.startSupervisor(), shop.startSupervisor()]);
   await waitForState(shop, 'gradual');
   expect(await occurrencesOf(shop)).toHaveLength(1);
-  expect(await keyStates(shop)).toEqual(['decrypt_only', 'active']);
+  expect(await keyStates(shop)).toEqual(['decrypt_only', 'active', 'staged']);
   // The time it stands for is the latest that was missed, and no later one fires before it has come.
   expect(
     await shop.query(
@@ -198,6 +199,8 @@ test.concurrent('I5 supervisors killed while they make the key and while they or
   const shop = await openAgedShop(onTestFinished);
   await setSchedule(shop.control.context, { ...nothing, gradualMs: 0 });
   await makeDue(shop);
+  // No standby: the rotation has to make its key.
+  await loseKey(shop.query, 2);
   for (const [table, condition] of [
     ['keyturn.data_key', 'NEW.version = 2'],
     ['keyturn.run', 'true'],
@@ -218,7 +221,7 @@ test.concurrent('I5 supervisors killed while they make the key and while they or
   await shop.startSupervisor();
   await shop.startWorker();
   await waitForState(shop, 'done');
-  expect(await keyStates(shop)).toEqual(['retired', 'active']);
+  expect(await keyStates(shop)).toEqual(['retired', 'active', 'staged']);
   expect(await shop.query('SELECT id FROM keyturn.run')).toHaveLength(1);
   expect(await occurrencesOf(shop)).toHaveLength(1);
 });
@@ -234,7 +237,7 @@ test.concurrent('without the root key it waits and says so, another supervisor l
     shop,
     /^no supervisor can open the root env:KEYTURN_ROOT_KEY \(.*not set.*\); start one with it, or run: keyturn key rotate --keyring customers$/,
   );
-  expect(await keyStates(shop)).toEqual(['active']);
+  expect(await keyStates(shop)).toEqual(['active', 'staged']);
   expect(await readStatus(shop.control.context)).toMatchObject({
     keyrings: [{ schedule: { latest: { state: 'rotating', is_late: false } } }],
     next: 'keyturn schedule list',
@@ -242,7 +245,7 @@ test.concurrent('without the root key it waits and says so, another supervisor l
 
   await shop.startSupervisor();
   await waitForState(shop, 'gradual');
-  expect(await keyStates(shop)).toEqual(['decrypt_only', 'active']);
+  expect(await keyStates(shop)).toEqual(['decrypt_only', 'active', 'staged']);
   const status = await readStatus(shop.control.context);
   expect(status.next).toBe('nothing to do');
   const latest = status.keyrings[0]?.schedule?.latest;
@@ -281,7 +284,7 @@ test.concurrent('under the worker role it fires, waits for somebody who may chan
     shop,
     /^the database login of the supervisor may not change keys \(.*42501.*\); start one as the owner, or run: keyturn key rotate --keyring customers$/,
   );
-  expect(await keyStates(shop)).toEqual(['active']);
+  expect(await keyStates(shop)).toEqual(['active', 'staged']);
 });
 
 test.concurrent('a rotation by hand since the time it was due counts, and the next time overtakes what is still open', async ({
@@ -293,7 +296,7 @@ test.concurrent('a rotation by hand since the time it was due counts, and the ne
   await rotateKey(shop.control.context, { keyring: undefined, ifOlderThanMs: undefined, reason: 'by hand' });
   await startWithoutRoot(shop, onTestFinished);
   await waitForState(shop, 'gradual');
-  expect(await keyStates(shop)).toEqual(['decrypt_only', 'active']);
+  expect(await keyStates(shop)).toEqual(['decrypt_only', 'active', 'staged']);
 
   await shop.query(`UPDATE keyturn.data_key SET activated_at = activated_at - interval '1 day'`);
   await makeDue(shop, '1 hour');

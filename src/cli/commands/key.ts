@@ -1,4 +1,4 @@
-// key list, rotate, stage, activate, retire, restore; destroy stands in destroy-key.ts, lazy in lazy.ts.
+// key list, rotate, stage, activate, retire, restore; compromise, destroy and lazy stand in files of their own.
 import { Option, type Command } from 'commander';
 import {
   activate,
@@ -40,7 +40,8 @@ interface RotateOptions extends ActivateOptions, Waiting {
 
 const wrongRoot = { 8: 'wrong root key; nothing was written' } as const;
 
-export function addKeyCommands(program: Command, cli: Cli): void {
+/** Answers the command that the verbs stand under. */
+export function addKeyCommands(program: Command, cli: Cli): Command {
   const key = program.command('key').description('Data keys: list, rotate, and the single steps of a rotation.');
 
   teach(
@@ -66,7 +67,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
     changing(
       key
         .command('rotate')
-        .description('Make a new data key and activate it; with --reencrypt, move every row to it as well.'),
+        .description('Activate the standby and make the next one; with --reencrypt, move every row to it as well.'),
     )
       .option('--if-older-than <age>', 'leave an active key alone that is younger (80d, 12h, 30m)', parseDuration)
       .addOption(withoutOption())
@@ -76,7 +77,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
       .action((options: RotateOptions) => rotateCommand(cli, options)),
     {
       changes:
-        'adds a data key, waits until every live member can decrypt with it, and makes it the active one. No row is touched without --reencrypt. Repeating it after any failure goes on where it stopped: a key left staged is activated, an unfinished run is joined; with --if-older-than it never makes a second key.',
+        'makes the standby the active key once every live member can decrypt with it (where there is none, makes one first), and leaves a new standby. No row is touched without --reencrypt. Repeating it after any failure goes on where it stopped: a rotation that was cut short is finished, an unfinished run is joined; with --if-older-than it never makes a second rotation.',
       examples: [
         ['keyturn key rotate --if-older-than 80d --reencrypt --wait', 'unattended, from cron, every day'],
         ['keyturn key rotate --reencrypt --local 2', 'with a supervisor and two workers of its own'],
@@ -105,11 +106,11 @@ export function addKeyCommands(program: Command, cli: Cli): void {
           const staged = await stageKey(context, options.keyring, options.reason);
           output.report(staged, () => [
             staged.isNew
-              ? `${staged.key.title} is staged`
+              ? `${staged.key.title} is staged: the standby for the next rotation`
               : `${staged.key.title} was staged already; there is never a second`,
             ...unbackedWords(staged.unbackedKeys),
             '',
-            `next: keyturn key activate --keyring ${staged.keyring}`,
+            'next: keyturn status',
           ]);
         }),
     ),
@@ -124,7 +125,7 @@ export function addKeyCommands(program: Command, cli: Cli): void {
     changing(
       key
         .command('activate')
-        .description('Make a staged key, or an earlier one, the key that encrypts.')
+        .description('Make a staged key, or an earlier one, the key that encrypts, and leave a standby.')
         .argument('[key]', 'id (17) or version (v3); the staged key where left out'),
     )
       .addOption(withoutOption())
@@ -215,10 +216,11 @@ export function addKeyCommands(program: Command, cli: Cli): void {
 
   addLazyCommand(key, cli);
   addDestroyCommand(key, cli);
+  return key;
 }
 
 /** Options of every verb that changes a keyring. */
-function changing(command: Command): Command {
+export function changing(command: Command): Command {
   return command
     .option('--keyring <name>', 'which keyring; may be left out where there is only one')
     .option('--reason <text>', 'why, for the audit record')
@@ -277,7 +279,7 @@ function activatedWords({ key, without }: Activated): string {
   return `${key.title} is active; every ${without.length === 0 ? '' : 'other '}live member writes with it`;
 }
 
-function withoutLines({ without }: Activated): readonly string[] {
+export function withoutLines({ without }: Pick<Activated, 'without'>): readonly string[] {
   return without.map(({ member, why, fails }) => `without ${member}, which ${why}: ${fails}`);
 }
 

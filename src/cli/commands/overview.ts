@@ -221,7 +221,7 @@ function keyringLines(
 ): readonly string[] {
   const age = keyring.active_key_age_days === null ? '' : `, ${keyring.active_key_age_days} days old`;
   const others = [
-    ['staged', keyring.staged_key === null ? [] : [keyring.staged_key]],
+    ['standby', keyring.staged_key === null ? [] : [`${keyring.staged_key}, ${standbyWords(keyring)}`]],
     ['decrypt only', keyring.decrypt_only_keys],
     ['retired', keyring.retired_keys],
     ['to destroy', keyring.pending_destructions.map(pendingWords)],
@@ -231,6 +231,8 @@ function keyringLines(
   return [
     `${output.paint('strong', `keyring ${keyring.keyring}`)}, generation ${keyring.generation}, ${countOf(keyring.targets, 'target')}`,
     `  active        ${keyring.active_key ?? 'none'}${age}`,
+    `  cryptoperiod  ${periodWords(keyring)}`,
+    ...usageLines(keyring),
     ...others
       .filter(([, names]) => names.length > 0)
       .map(([title, names]) => `  ${title.padEnd(13)} ${names.join(', ')}`),
@@ -242,6 +244,28 @@ function keyringLines(
       : [`  backup        every key; the last ${describeAge(lastBackup.age_seconds)} ago (${lastBackup.file_name})`]),
     '',
   ];
+}
+
+function periodWords({ cryptoperiod_left_days: left }: KeyringStatus): string {
+  if (left === null) return 'no active key';
+  return left >= 0 ? `${left} days left` : `over for ${-left} days; rotate with: keyturn key rotate`;
+}
+
+/** Where the algorithm sets a limit. */
+function usageLines({
+  encryptions,
+  encryption_limit: limit,
+  encryptions_near_limit: isNear,
+}: KeyringStatus): readonly string[] {
+  if (encryptions === null || limit === null) return [];
+  const share = (encryptions / limit) * 100;
+  return [
+    `  encryptions   ${formatCount(encryptions)} of ${formatCount(limit)} (${share.toFixed(1)} %)${isNear ? '; rotate with: keyturn key rotate' : ''}`,
+  ];
+}
+
+function standbyWords({ staged_key_behind: behind }: KeyringStatus): string {
+  return behind.length === 0 ? 'ready to be activated' : `not ready: ${behind.join('; ')}`;
 }
 
 function scheduleWords({ latest, next_at }: NonNullable<KeyringStatus['schedule']>): string {

@@ -70,9 +70,14 @@ export const controlSchemaStatements: readonly string[] = [
   activated_generation bigint,
   replaced_at timestamptz,
   retired_at timestamptz,
+  -- Of a staged key: when a rotation took it up. A standby has none.
+  ordered_at timestamptz,
+  -- The compromised key in whose stead it was made.
+  instead_of bigint REFERENCES keyturn.data_key,
   fenced_at timestamptz,
   UNIQUE (keyring_id, version),
   CHECK ((keyring_id IS NULL) = (purpose = 3)),
+  CHECK (NOT (compromised AND state IN ('staged', 'active'))),
   CONSTRAINT data_key_active_unfenced CHECK (state <> 'active' OR fenced_at IS NULL)
 )`,
   `CREATE UNIQUE INDEX data_key_one_active ON keyturn.data_key (scope_id, purpose) WHERE state = 'active'`,
@@ -84,6 +89,33 @@ export const controlSchemaStatements: readonly string[] = [
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (data_key_id, root_key_id)
 )`,
+  // Encryptions that processes have reserved under a key, before using them.
+  `CREATE TABLE keyturn.key_usage (
+  data_key_id bigint PRIMARY KEY REFERENCES keyturn.data_key,
+  reserved bigint NOT NULL DEFAULT 0 CHECK (reserved >= 0)
+)`,
+  // Durable before it is used, whatever the session's synchronous_commit. AES-256-GCM ends at 0.9 * 2^32.
+  `CREATE FUNCTION keyturn.reserve_encryptions(key_id bigint, wanted bigint, OUT granted bigint, OUT reserved bigint) LANGUAGE plpgsql
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  before bigint;
+  highest bigint;
+BEGIN
+  IF wanted NOT BETWEEN 1 AND 1000000000 THEN
+    RAISE EXCEPTION 'a reservation is 1 to 1000000000 encryptions' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  IF current_setting('synchronous_commit') = 'off' THEN
+    PERFORM set_config('synchronous_commit', 'on', true);
+  END IF;
+  INSERT INTO keyturn.key_usage (data_key_id) VALUES (key_id) ON CONFLICT DO NOTHING;
+  SELECT u.reserved INTO STRICT before FROM keyturn.key_usage u WHERE u.data_key_id = key_id FOR UPDATE;
+  SELECT CASE d.algorithm WHEN 'aes-256-gcm' THEN 3865470566 ELSE 9223372036854775807 END INTO STRICT highest
+  FROM keyturn.data_key d WHERE d.id = key_id;
+  granted := GREATEST(0, LEAST(wanted, highest - before));
+  UPDATE keyturn.key_usage u SET reserved = before + granted WHERE u.data_key_id = key_id;
+  reserved := before + granted;
+END $$`,
+  `REVOKE ALL ON FUNCTION keyturn.reserve_encryptions(bigint, bigint) FROM PUBLIC`,
   // Which backups were taken, or restored here: what covers which key. The hash is of the locked file.
   `CREATE TABLE keyturn.backup (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -1,0 +1,92 @@
+// Encryptions per key, as the key tables count them: before use, over all processes, up to the limit and no further.
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { readStatus } from '../../src/control/status.js';
+import { encryptionLimits } from '../../src/crypto/algorithms.js';
+import type { ConfigFile } from '../../src/config.js';
+import { reserveEncryptions } from '../../src/store/usage.js';
+import { startDirectRunner } from '../support/direct-run.js';
+import { openShop, shopConfig, type Shop } from '../support/shop.js';
+
+const limited: ConfigFile = {
+  ...shopConfig,
+  keyrings: { customers: { root: 'env:KEYTURN_ROOT_KEY', algorithm: 'aes-256-gcm' } },
+};
+const limit = encryptionLimits['aes-256-gcm']?.refuse ?? 0;
+const address = { pk: 1, scope: 'tenant-1' };
+let shop: Shop;
+
+beforeAll(async () => {
+  shop = await openShop({ config: limited });
+});
+afterAll(() => shop.close());
+
+async function reservedUnder(key: number): Promise<number> {
+  const [row] = await shop.query(`SELECT reserved::float8 AS n FROM keyturn.key_usage WHERE data_key_id = ${key}`);
+  return Number(row?.['n'] ?? 0);
+}
+
+test('a process reserves before it encrypts, and gives nothing back', async () => {
+  const keyturn = await shop.open();
+  const first = await reservedUnder(1);
+  expect(first).toBeGreaterThan(0);
+  await keyturn.column('customer', 'email').encrypt(address, 'x');
+  await keyturn.close();
+  expect(await reservedUnder(1)).toBe(first);
+  const again = await shop.open();
+  await again.close();
+  expect(await reservedUnder(1)).toBe(2 * first);
+});
+
+test('reservations at once add up, and one whose transaction is cut off is as if never made', async () => {
+  const { database } = shop.control.context;
+  const before = await reservedUnder(1);
+  const granted = await Promise.all(Array.from({ length: 8 }, () => reserveEncryptions(database, 1, 1_000)));
+  expect(granted.every((one) => one.granted === 1_000)).toBe(true);
+  expect(Math.max(...granted.map(({ reserved }) => reserved))).toBe(before + 8_000);
+  await expect(
+    database.transaction(async (client) => {
+      await reserveEncryptions(client, 1, 1_000);
+      throw new Error('cut off');
+    }),
+  ).rejects.toThrow('cut off');
+  expect(await reservedUnder(1)).toBe(before + 8_000);
+  await expect(reserveEncryptions(database, 1, 0)).rejects.toMatchObject({ code: 'DATABASE_ERROR' });
+});
+
+test('at the limit a key encrypts no more and says to rotate; the next key does, and reads go on', async () => {
+  const { context } = shop.control;
+  await shop.query(`UPDATE keyturn.key_usage SET reserved = ${limit - 3} WHERE data_key_id = 1`);
+  const keyturn = await shop.open();
+  const email = keyturn.column('customer', 'email');
+  const stored = [];
+  for (let n = 0; n < 3; n += 1) stored.push(await email.encrypt(address, 'x'));
+  await expect(email.encrypt(address, 'x')).rejects.toMatchObject({
+    code: 'KEY_SPENT',
+    kind: 'refused',
+    message:
+      'customers v1 (id 1) has used up its 3865470566 encryptions with aes-256-gcm and encrypts no more; rotate now: keyturn key rotate',
+  });
+  expect(await email.decrypt(address, stored[0] ?? '')).toMatchObject({ plaintext: 'x' });
+  expect((await readStatus(context)).keyrings).toMatchObject([
+    { encryptions: limit, encryption_limit: limit, encryptions_near_limit: true, cryptoperiod_left_days: 90 },
+  ]);
+  await keyturn.close();
+  for (const [reserved, isNear] of [
+    [2 ** 31 - 1, false],
+    [2 ** 31, true],
+  ] as const) {
+    await shop.query(`UPDATE keyturn.key_usage SET reserved = ${reserved} WHERE data_key_id = 1`);
+    expect((await readStatus(context)).keyrings[0]?.encryptions_near_limit).toBe(isNear);
+  }
+  await shop.query(`UPDATE keyturn.key_usage SET reserved = ${limit} WHERE data_key_id = 1`);
+
+  await shop.query('INSERT INTO customer (id, tenant_id, email) VALUES ($1, $2, $3)', [1, 'tenant-1', stored[0]]);
+  await shop.rotate();
+  const runner = await startDirectRunner(shop);
+  expect(await runner.finish(await shop.order()).finally(runner.close)).toMatchObject({
+    state: 'succeeded',
+    fields_reencrypted: 1,
+  });
+  expect(await reservedUnder(1)).toBe(limit);
+  expect(await reservedUnder(2)).toBeGreaterThan(0);
+});
