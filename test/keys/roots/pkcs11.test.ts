@@ -109,6 +109,19 @@ describe.skipIf(missingForSoftHsm() !== undefined)('root keys in a PKCS#11 token
     expect((await openKey(uri)).fingerprint).toEqual((await openKey(hsm.uri(labelOf(exampleRootBytes)))).fingerprint);
   });
 
+  test('a call that never returns from the library holds up neither the event loop nor the next call', async () => {
+    token.fail(undefined);
+    const root = await openKey(hsm.uri(labelOf(exampleRootBytes)), { timeoutMs: 2_000, attempts: 1 });
+    const sealed = await root.createToken(1);
+    token.fail('hang', 1);
+    let turns = 0;
+    const turning = setInterval(() => turns++, 5);
+    await expect(root.opensToken(1, sealed)).rejects.toMatchObject({ code: 'ROOT_KEY_UNAVAILABLE' });
+    clearInterval(turning);
+    expect(turns).toBeGreaterThan(10);
+    expect(await root.opensToken(1, sealed)).toBe(true);
+  });
+
   test('without a PIN the token is not asked', async () => {
     await expect(open(hsm.uri('root 1'), { cluster: exampleCluster, env: hsm.env })).rejects.toMatchObject({
       code: 'ROOT_KEY_UNAVAILABLE',
