@@ -18,7 +18,7 @@ export interface Cell {
 export interface Decrypted {
   readonly plaintext: Buffer;
   readonly keyId: KeyId;
-  /** The envelope does not name the active key. */
+  /** The envelope names a key that is not the active one, nor one that others may write with already. */
   readonly stale: boolean;
 }
 
@@ -95,7 +95,7 @@ export function decrypt(keyring: Keyring, cell: Cell, stored: Stored): Decrypted
     const plaintext = format.decrypt(stored, cell.address, found.key);
     if (Buffer.isBuffer(plaintext)) {
       const writeKeyId = format.writeKeyId ?? keyring.active?.id;
-      return { plaintext, keyId: found.key.id, stale: found.key.id !== writeKeyId };
+      return { plaintext, keyId: found.key.id, stale: found.key.id !== writeKeyId && !isStaged(keyring, found.key.id) };
     }
     throw decryptFailed(found.key.id);
   }
@@ -108,6 +108,11 @@ export function decrypt(keyring: Keyring, cell: Cell, stored: Stored): Decrypted
     );
   }
   throw decryptFailed(found.keyId);
+}
+
+/** Another process may have heard of its activation before this one: its values are ahead, not behind. */
+function isStaged(keyring: Keyring, keyId: KeyId): boolean {
+  return keyring.keys.some((key) => key.id === keyId && key.state === 'staged');
 }
 
 function decryptFailed(keyId: KeyId | undefined): KeyturnError {

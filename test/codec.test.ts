@@ -81,6 +81,12 @@ describe('encrypting and decrypting', () => {
       keyId: 2,
       stale: false,
     });
+
+    test('a value under a key that is only staged here is ahead, not stale: whoever wrote it knows of its activation', () => {
+      const behind = keyringOf({ 1: 'active', 2: 'staged' }, [one, two]);
+      const stored = encrypt(second, here, text('Ada'));
+      expect(decrypt(behind, here, stored)).toEqual({ plaintext: text('Ada'), keyId: 2, stale: false });
+    });
   });
 
   for (const { keyring, what } of [
