@@ -21,6 +21,7 @@ export const errorKinds = {
   KEY_NOT_FOUND: 'missing',
   KEYRING_NOT_FOUND: 'missing',
   TARGET_NOT_FOUND: 'missing',
+  ROW_NOT_FOUND: 'missing',
   RUN_NOT_FOUND: 'missing',
   QUARANTINE_EMPTY: 'missing',
   MEMBER_NOT_FOUND: 'missing',
