@@ -318,4 +318,16 @@ describe('after a rotation', () => {
     );
     expect(left.rows.map(({ primary_key: key, field }) => [key, field])).toEqual([[{ id: '2' }, 'email']]);
   });
+
+  test('a value under a retired key stops the command, which says how to bring the key back', async () => {
+    const stored = await app.column('customer', 'email').encrypt({ pk: 1, scope: 'tenant-1' }, 'old');
+    await shop.query(`INSERT INTO customer (id, tenant_id, email) VALUES (1, 'tenant-0', $1)`, [stored]);
+    await shop.query(`UPDATE keyturn.data_key SET state = 'retired' WHERE id = 1`);
+    await shop.query('UPDATE customer SET email = $1', [damage.namingKey(stored.toString(), 1)]);
+    const { code, stdout } = await runRebind('--target', 'customer', '--was-scope', 'tenant-1');
+    expect({ code, stdout }).toEqual({
+      code: 7,
+      stdout: expect.stringContaining('keyturn key restore 1, and repeat'),
+    });
+  });
 });
