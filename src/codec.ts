@@ -182,6 +182,33 @@ export function reencryptAll(
   return examined;
 }
 
+/**
+ * For a row that has another key or tenant than when its value was encrypted: a value that decrypts where it is stays as
+ * it is, under whatever key; one that decrypts at `former` is encrypted again for where it is. Never throws for any bytes.
+ */
+export function rebind(keyring: Keyring, cell: Cell, former: CellAddress, stored: Stored): Examined {
+  const format = formatAt(keyring, cell.format, cell.address);
+  const found = findKey(keyring, format, stored);
+  if (!('key' in found)) return found;
+  const here = format.decrypt(stored, cell.address, found.key);
+  if (Buffer.isBuffer(here)) {
+    here.fill(0);
+    return { outcome: 'current' };
+  }
+  const plaintext = format.decrypt(stored, former, found.key);
+  if (!Buffer.isBuffer(plaintext)) return { outcome: 'failed', cause: plaintext, keyId: found.key.id };
+  try {
+    const active = writingKeyOf(keyring, format);
+    const replacement = format.encrypt(plaintext, cell.address, active, cell.storage);
+    const moving = { at: 0, stored, cell: cell.address, key: found.key, plaintext };
+    return openToSame(keyring, format, [moving], [replacement])[0] === true
+      ? { outcome: 'reencrypted', replacement }
+      : { outcome: 'failed', cause: 'VERIFICATION_FAILED', keyId: active.id };
+  } finally {
+    plaintext.fill(0);
+  }
+}
+
 /** Values under one key, as almost all of a slice are, go to the format together. */
 function decryptAll(format: Format, values: readonly Held[]): readonly (Buffer | DecryptFailure)[] {
   const key = values[0]?.key;

@@ -10,6 +10,7 @@ import type { ControlContext, OpenControl } from '../../src/control/context.js';
 import { init } from '../../src/control/init.js';
 import { activate, listKeys, restore, retire, rotateKey, stageKey } from '../../src/control/keys.js';
 import { printSql } from '../../src/control/print-sql.js';
+import { rebindValues } from '../../src/control/rebind.js';
 import { listRuns, orderRun, showRun } from '../../src/control/runs.js';
 import { readStatus } from '../../src/control/status.js';
 import { cancelRun, pauseRun, resumeRun } from '../../src/control/steer-runs.js';
@@ -161,6 +162,18 @@ describe('the whole story, each part under its own role', () => {
       expect(await retire(owner, undefined, 'v1', 'all rows moved')).toMatchObject({ key: { state: 'retired' } });
       expect(await runStatementsOf(() => restore(owner, undefined, 'v1', 'too early'))).toBe(4);
       expect(await restore(owner, undefined, 'v1', 'too early')).toMatchObject({ key: { state: 'decrypt_only' } });
+      await query(`UPDATE customer SET tenant_id = 'b' WHERE id = 3`);
+      const moved = {
+        ...everything,
+        target: 'customer',
+        pk: ['3'],
+        wasPk: undefined,
+        wasScope: 'a',
+        column: undefined,
+      };
+      await expect(rebindValues(owner, { ...moved, isDryRun: false })).rejects.toMatchObject({ code: 'FORBIDDEN' });
+      expect(await rebindValues(owner, { ...moved, isDryRun: true })).toMatchObject({ fields_reencrypted: 1 });
+      expect(await rebindValues(contextOf('worker'), { ...moved, isDryRun: false })).toMatchObject({ rows_updated: 1 });
     } finally {
       await worker.stop();
       await supervisor.stop();
