@@ -18,7 +18,7 @@ export interface Cell {
 export interface Decrypted {
   readonly plaintext: Buffer;
   readonly keyId: KeyId;
-  /** The envelope does not name the active key. */
+  /** The envelope names a key that is not the active one, nor one that others may write with already. */
   readonly stale: boolean;
 }
 
@@ -101,7 +101,7 @@ export function decrypt(keyring: Keyring, cell: Cell, stored: Stored): Decrypted
     const plaintext = format.decrypt(stored, cell.address, found.key);
     if (Buffer.isBuffer(plaintext)) {
       const writeKeyId = format.writeKeyId ?? keyring.active?.id;
-      return { plaintext, keyId: found.key.id, stale: found.key.id !== writeKeyId };
+      return { plaintext, keyId: found.key.id, stale: found.key.id !== writeKeyId && !isStaged(keyring, found.key.id) };
     }
     throw decryptFailed(found.key.id);
   }
@@ -114,6 +114,11 @@ export function decrypt(keyring: Keyring, cell: Cell, stored: Stored): Decrypted
     );
   }
   throw decryptFailed(found.keyId);
+}
+
+/** Another process may have heard of its activation before this one: its values are ahead, not behind. */
+function isStaged(keyring: Keyring, keyId: KeyId): boolean {
+  return keyring.keys.some((key) => key.id === keyId && key.state === 'staged');
 }
 
 function decryptFailed(keyId: KeyId | undefined): KeyturnError {
@@ -182,6 +187,33 @@ export function reencryptAll(
     for (const { plaintext } of moving) plaintext.fill(0);
   }
   return examined;
+}
+
+/**
+ * For a row that has another key or tenant than when its value was encrypted: a value that decrypts where it is stays as
+ * it is, under whatever key; one that decrypts at `former` is encrypted again for where it is. Never throws for any bytes.
+ */
+export function rebind(keyring: Keyring, cell: Cell, former: CellAddress, stored: Stored): Examined {
+  const format = formatAt(keyring, cell.format, cell.address);
+  const found = findKey(keyring, format, stored);
+  if (!('key' in found)) return found;
+  const here = format.decrypt(stored, cell.address, found.key);
+  if (Buffer.isBuffer(here)) {
+    here.fill(0);
+    return { outcome: 'current' };
+  }
+  const plaintext = format.decrypt(stored, former, found.key);
+  if (!Buffer.isBuffer(plaintext)) return { outcome: 'failed', cause: plaintext, keyId: found.key.id };
+  try {
+    const active = writingKeyOf(keyring, format);
+    const replacement = format.encrypt(plaintext, cell.address, active, cell.storage);
+    const moving = { at: 0, stored, cell: cell.address, key: found.key, plaintext };
+    return openToSame(keyring, format, [moving], [replacement])[0] === true
+      ? { outcome: 'reencrypted', replacement }
+      : { outcome: 'failed', cause: 'VERIFICATION_FAILED', keyId: active.id };
+  } finally {
+    plaintext.fill(0);
+  }
 }
 
 /** Values under one key, as almost all of a slice are, go to the format together. */

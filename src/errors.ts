@@ -22,6 +22,7 @@ export const errorKinds = {
   KEYRING_NOT_FOUND: 'missing',
   DESTRUCTION_NOT_FOUND: 'missing',
   TARGET_NOT_FOUND: 'missing',
+  ROW_NOT_FOUND: 'missing',
   RUN_NOT_FOUND: 'missing',
   QUARANTINE_EMPTY: 'missing',
   MEMBER_NOT_FOUND: 'missing',

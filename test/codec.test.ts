@@ -2,7 +2,7 @@
 // exact plaintext or an error ever comes back.
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { type Cell, check, decrypt, encrypt, reencrypt, reencryptAll } from '../src/codec.js';
+import { type Cell, check, decrypt, encrypt, rebind, reencrypt, reencryptAll } from '../src/codec.js';
 import { createValueKey, generateDataKey } from '../src/crypto/data-key.js';
 import type { KeyId, ValueKey } from '../src/crypto/value-key.js';
 import { KeyturnError } from '../src/errors.js';
@@ -81,6 +81,12 @@ describe('encrypting and decrypting', () => {
       keyId: 2,
       stale: false,
     });
+  });
+
+  test('a value under a key that is only staged here is ahead, not stale: whoever wrote it knows of its activation', () => {
+    const behind = keyringOf({ 1: 'active', 2: 'staged' }, [one, two]);
+    const stored = encrypt(second, here, text('Ada'));
+    expect(decrypt(behind, here, stored)).toEqual({ plaintext: text('Ada'), keyId: 2, stale: false });
   });
 
   for (const { keyring, what } of [
@@ -300,5 +306,47 @@ describe('checking', () => {
   test('answers current for whatever decrypts, under any held key, and changes nothing', () => {
     expect(check(second, here, encrypt(first, here, text('Ada')))).toEqual({ outcome: 'current' });
     expect(check(second, here, encrypt(second, here, text('')))).toEqual({ outcome: 'current' });
+  });
+});
+
+describe('rebinding', () => {
+  const open = (cell: Cell, stored: ReturnType<typeof encrypt>): string => {
+    try {
+      return decrypt(second, cell, stored).plaintext.toString();
+    } catch (error) {
+      return error instanceof KeyturnError ? error.code : String(error);
+    }
+  };
+
+  test('I2 moves a value from its former cell to the present one, under the active key, and never leaves it at both', () => {
+    const stored = encrypt(first, elsewhere, text('moved'));
+    const examined = rebind(second, here, elsewhere.address, stored);
+    if (examined.outcome !== 'reencrypted') throw new Error(examined.outcome);
+    const { replacement } = examined;
+    expect([open(here, replacement), open(elsewhere, replacement), open(here, stored)]).toEqual([
+      'moved',
+      'DECRYPT_FAILED',
+      'DECRYPT_FAILED',
+    ]);
+    expect(keyturnFormat.nameKey(replacement)).toBe(2);
+    expect(rebind(second, here, elsewhere.address, replacement)).toEqual({ outcome: 'current' });
+  });
+
+  test('leaves what decrypts where it is, under whatever key, and says why the rest does at neither address', () => {
+    const stored = encrypt(first, here, text('home'));
+    expect(rebind(second, here, elsewhere.address, stored)).toEqual({ outcome: 'current' });
+    const stranger = encrypt(first, cellAt(3), text('stranger'));
+    expect(rebind(second, here, elsewhere.address, stranger)).toEqual({
+      outcome: 'failed',
+      cause: 'AUTHENTICATION_FAILED',
+      keyId: 1,
+    });
+    expect(rebind(second, here, elsewhere.address, 'in clear')).toMatchObject({ cause: 'NOT_AN_ENVELOPE' });
+    const retired = keyringOf({ 1: 'retired', 2: 'active' }, [two]);
+    expect(rebind(retired, here, elsewhere.address, encrypt(first, elsewhere, text('old')))).toEqual({
+      outcome: 'blocked',
+      cause: 'KEY_RETIRED',
+      keyId: 1,
+    });
   });
 });

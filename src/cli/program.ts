@@ -10,6 +10,7 @@ import { addMemberCommands } from './commands/member.js';
 import { addOverviewCommands } from './commands/overview.js';
 import { addProcessCommands } from './commands/processes.js';
 import { addQuarantineCommands } from './commands/quarantine.js';
+import { addRebindCommand } from './commands/rebind.js';
 import { addRunningCommands } from './commands/reencrypt.js';
 import { addRootCommands } from './commands/root.js';
 import { addRunCommands } from './commands/run.js';
@@ -49,6 +50,7 @@ export function createProgram(
   addRunningCommands(program, cli);
   addRunCommands(program, cli);
   addAdoptCommand(program, cli);
+  addRebindCommand(program, cli);
   addAuditCommands(program, cli);
   addBackupCommands(program, cli);
   addQuarantineCommands(program, cli);

@@ -6,7 +6,7 @@ const remedies: Readonly<Record<string, string>> = {
     'the value is not encrypted, or not by keyturn: write it again through the library, or set it to NULL',
   MALFORMED: 'the envelope was cut or altered: restore the value from a backup, or write it again through the library',
   AUTHENTICATION_FAILED:
-    'the envelope was altered, or copied here from another row, column or tenant: write the value again through the library',
+    'the envelope was altered, or copied here from another row, column or tenant: write the value again through the library; if the key or tenant of its row was changed on purpose, keyturn rebind',
   UNKNOWN_KEY:
     'no key with this id was ever here: the value comes from another cluster, or the key tables from an older backup',
   KEY_CHECK_DIFFERS: 'another key has this id here: the value comes from another cluster',

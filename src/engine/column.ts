@@ -28,13 +28,13 @@ export interface DecryptedValue<Plaintext> {
   readonly stale: boolean;
 }
 
-/** `Plaintext` is string for text, varchar and jsonb columns, Buffer for bytea. */
+/** `Plaintext` is string for text, varchar and jsonb columns, Buffer for bytea; an envelope to store is of the same type. */
 export interface Column<Plaintext extends string | Buffer = string | Buffer> {
   /**
    * The envelope to store. Throws VALUE_INVALID for an address or plaintext that does not fit, KEYRING_STALE when the
    * control tables have not answered for 30 s.
    */
-  encrypt(row: RowAddress, plaintext: string | Uint8Array): Promise<Stored>;
+  encrypt(row: RowAddress, plaintext: string | Uint8Array): Promise<Plaintext>;
   /** Throws DECRYPT_FAILED for whatever does not decrypt at this cell, KEY_NOT_HELD for a key this process cannot get. */
   decrypt(row: RowAddress, stored: Stored): Promise<DecryptedValue<Plaintext>>;
   /**

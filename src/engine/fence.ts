@@ -20,6 +20,7 @@ import {
   listHolders,
   listLaterTriggers,
   lockFenceOf,
+  mayMark,
   readTriggers,
   storedOf,
   storeTriggers,
@@ -112,6 +113,8 @@ function mayNotAlter(target: Target, owner: string, statements: readonly string[
  * not to refuse it any more.
  */
 export async function refuseUnlessAble(database: Queryable, key: ValueKeyName, isFenced: boolean): Promise<void> {
+  // A login that may not change keys is to be told that, and not what a table lacks.
+  if (!(await mayMark(database))) return;
   const others = (await listFencedKeys(database)).filter(({ id }) => id !== key.id);
   const keys = [...others, ...(isFenced ? [key] : [])].toSorted((a, b) => Number(a.id) - Number(b.id));
   for (const target of await listTargets(database)) {

@@ -1,9 +1,9 @@
 // Decrypts and reencrypts the cells of a slice and packs what is to be written: rows in, outcomes and arrays out, no I/O.
-import { reencryptAll, type Cell, type CellFailure, type Examined } from '../codec.js';
+import { rebind, reencryptAll, type Cell, type CellFailure, type Examined } from '../codec.js';
 import type { KeyId } from '../crypto/value-key.js';
 import type { Stored } from '../formats/format.js';
 import type { Keyring } from '../keys/keyring.js';
-import { targetTitle, type Target } from '../rotation/target.js';
+import { targetTitle, type RowKey, type Target } from '../rotation/target.js';
 import { storedOf, type CellRow, type PackedReplacements } from '../store/cell-row.js';
 import { packArray } from '../store/packed-array.js';
 import { createCellBuilder } from './cells-of-target.js';
@@ -42,7 +42,10 @@ interface Rewrite {
   readonly replacement: Stored;
 }
 
-function startTreatment(keyring: Keyring, target: Target, rowCount: number): RowTreatment {
+function startTreatment(
+  { keyring, target, former }: Pick<SliceWork, 'keyring' | 'target' | 'former'>,
+  rowCount: number,
+): RowTreatment {
   const builder = createCellBuilder(target, keyring.cluster);
   const width = target.columns.length;
   const codes = new Uint8Array(rowCount * width);
@@ -75,16 +78,24 @@ function startTreatment(keyring: Keyring, target: Target, rowCount: number): Row
     const result: (Rewrite | null)[] = some.map(() => null);
     const [first] = found;
     if (first === undefined) return result;
-    const examined = reencryptAll(
-      keyring,
-      first.cell,
-      found.map(({ cell, stored }) => ({ cell: cell.address, stored })),
-    );
+    const examined =
+      former === undefined
+        ? reencryptAll(
+            keyring,
+            first.cell,
+            found.map(({ cell, stored }) => ({ cell: cell.address, stored })),
+          )
+        : found.map(({ row, cell, stored }) => rebind(keyring, cell, formerAddress(some[row], column, cell), stored));
     for (const [index, { row, stored }] of found.entries()) {
       const one = examined[index];
       if (one !== undefined) result[row] = settle(rows + row, column, stored, one);
     }
     return result;
+  }
+
+  function formerAddress(row: CellRow | undefined, column: number, { address }: Cell): Cell['address'] {
+    const was = row === undefined ? undefined : former?.(row);
+    return was === undefined ? address : builder.cellsOf(was.key, was.scope)(column).address;
   }
 
   function settle(row: number, column: number, read: Stored, examined: Examined): Rewrite | null {
@@ -160,10 +171,19 @@ export interface SliceWork {
   readonly rows: readonly CellRow[];
   /** Per row, which columns are meant; undefined for all. */
   readonly visited: readonly (readonly boolean[])[] | undefined;
+  /** What values may still be bound to: the cells are brought to their present address, not to the active key. */
+  readonly former?: (row: CellRow) => FormerAddress;
 }
 
-export async function treatRows({ keyring, target, rows, visited }: SliceWork): Promise<TreatedRows> {
-  const treatment = startTreatment(keyring, target, rows.length);
+/** Key and tenant that a row had. */
+export interface FormerAddress {
+  readonly key: RowKey;
+  readonly scope: string | null;
+}
+
+export async function treatRows(work: SliceWork): Promise<TreatedRows> {
+  const { rows, visited } = work;
+  const treatment = startTreatment(work, rows.length);
   for (let at = 0; at < rows.length; at += rowsPerTurn) {
     if (at > 0) await new Promise(setImmediate);
     treatment.add(rows.slice(at, at + rowsPerTurn), visited?.slice(at, at + rowsPerTurn));

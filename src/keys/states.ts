@@ -29,6 +29,22 @@ export function mayMove(from: KeyState, to: KeyState): boolean {
   return keyMoves[from].includes(to);
 }
 
+/** The fewest states to pass on the way between two, both left out; undefined where no legal way leads there. */
+export function statesBetween(from: KeyState, to: KeyState): readonly KeyState[] | undefined {
+  const ways: (readonly KeyState[])[] = [[from]];
+  const seen = new Set<KeyState>([from]);
+  for (const way of ways) {
+    const last = way.at(-1) ?? from;
+    if (last === to) return way.slice(1, -1);
+    for (const next of keyMoves[last]) {
+      if (seen.has(next)) continue;
+      seen.add(next);
+      ways.push([...way, next]);
+    }
+  }
+  return undefined;
+}
+
 /** Which states a member loads: everything it may still need to decrypt with. */
 export function isLoaded(state: KeyState): boolean {
   return state === 'staged' || state === 'active' || state === 'decrypt_only';

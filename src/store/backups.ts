@@ -2,6 +2,7 @@
 // covers which key. What is merged how is decided in keys/merge-backup.ts.
 import { bytesOf, checkKeyTables, type Json, type KeyTables } from '../keys/backup.js';
 import type { Change, RestorePlan } from '../keys/merge-backup.js';
+import { statesBetween, type KeyState } from '../keys/states.js';
 import { writeAudit } from './audit.js';
 import { quoteIdentifier, type Queryable } from './database.js';
 
@@ -86,6 +87,11 @@ function placesLast(one: Change<{ readonly state: string }>, other: Change<{ rea
   return order.indexOf(place(one)) - order.indexOf(place(other));
 }
 
+/** A destruction takes two logins here as anywhere: what was destroyed elsewhere is retired here. */
+function reachableState(from: KeyState, to: KeyState): KeyState {
+  return from !== to && (to === 'pending_destruction' || to === 'destroyed') ? 'retired' : to;
+}
+
 async function writeDataKey(
   client: Queryable,
   { before, after }: RestorePlan['dataKeys'][number],
@@ -93,7 +99,13 @@ async function writeDataKey(
 ): Promise<void> {
   const { wraps, ...row } = after;
   if (before === undefined) await insertRows(client, 'data_key', [row]);
-  else await updateRow(client, 'data_key', row);
+  else {
+    const from = before.state as KeyState;
+    const moved = { ...row, state: reachableState(from, row.state as KeyState) };
+    for (const passed of statesBetween(from, moved.state) ?? [])
+      await client.query('UPDATE keyturn.data_key SET state = $2 WHERE id = $1', [row.id, passed]);
+    await updateRow(client, 'data_key', moved);
+  }
   const kept = wraps.map((wrap) => wrap.root_key_id);
   if (before !== undefined)
     await client.query('DELETE FROM keyturn.data_key_wrap WHERE data_key_id = $1 AND NOT root_key_id = ANY($2)', [

@@ -224,6 +224,10 @@ export async function markFenced(
   return true;
 }
 
+export async function mayMark(client: Queryable): Promise<boolean> {
+  return (await client.query(`SELECT has_table_privilege('keyturn.data_key', 'UPDATE')`)).rows[0]?.[0] === true;
+}
+
 /** One writer of a table's fence at a time; foreign keys to the target stay free. */
 export async function lockFenceOf(client: Queryable, targetId: string): Promise<void> {
   await client.query('SELECT 1 FROM keyturn.target WHERE id = $1 FOR NO KEY UPDATE', [targetId]);

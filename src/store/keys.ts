@@ -155,6 +155,12 @@ export async function getKeyring(database: Queryable, name: string): Promise<Sto
   );
 }
 
+/** As of now, whatever the transaction has seen. */
+export async function readGeneration(client: Queryable, id: string): Promise<number> {
+  const { rows } = await client.query('SELECT generation FROM keyturn.keyring WHERE id = $1', [id]);
+  return Number(rows[0]?.[0]);
+}
+
 /** For ids that the registry refers to: the keyring is there. */
 export async function getKeyringById(database: Queryable, id: string): Promise<StoredKeyring> {
   const { rows } = await database.query('SELECT name FROM keyturn.keyring WHERE id = $1', [id]);

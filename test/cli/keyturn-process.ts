@@ -27,13 +27,14 @@ export interface KeyturnProcess {
   remove(): void;
 }
 
-const entry = join(import.meta.dirname, '..', '..', 'dist', 'workers', 'keyturn.js');
+const builtHere = join(import.meta.dirname, '..', '..', 'dist', 'workers', 'keyturn.js');
 const deadlineMs = 60_000;
 const nothingInherited = { REDIS_URL: '', REDIS_URL_FILE: '', DATABASE_DIRECT_URL: '', NO_COLOR: '1' };
 
 export function openKeyturnProcess(
   shop: { environment(): Record<string, string> },
   config: ConfigFile,
+  entry = builtHere,
 ): KeyturnProcess {
   const folder = mkdtempSync(join(tmpdir(), 'keyturn-cli-'));
   // JSON is YAML.

@@ -3,6 +3,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openControl } from '../../src/app.js';
 import { prepareMove, type MoveRequest } from '../../src/control/adopt.js';
+import { rebindValues } from '../../src/control/rebind.js';
 import { writeVerificationSql } from '../../src/control/verification-sql.js';
 import { listTargetListings, takeCensus } from '../../src/control/targets.js';
 import { runCapturedWith, type runCaptured } from '../cli/captured.js';
@@ -111,6 +112,17 @@ describe('adopting', () => {
     for (const [wanted, code, words] of refused)
       await expect(prepareMove(moving.context, wanted)).rejects.toThrow(refusal(code, words));
     await expect(moving.finalize('badge.wide')).rejects.toThrow(refusal('COLUMN_MOVE_REFUSED', /is not on its way/));
+    const between = {
+      target: 'diary',
+      column: 'note',
+      pk: ['10'],
+      wasPk: ['11'],
+      scope: undefined,
+      wasScope: undefined,
+    };
+    await expect(rebindValues(moving.context, { ...between, isDryRun: false, reason: undefined })).rejects.toThrow(
+      refusal('COLUMN_MOVE_REFUSED', /diary.note is between two formats/),
+    );
     expect(await moving.shop.query('SELECT generation FROM keyturn.keyring')).toEqual(before);
   });
 });

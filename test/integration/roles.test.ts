@@ -10,6 +10,7 @@ import type { ControlContext, OpenControl } from '../../src/control/context.js';
 import { init } from '../../src/control/init.js';
 import { activate, listKeys, restore, retire, rotateKey, stageKey } from '../../src/control/keys.js';
 import { printSql } from '../../src/control/print-sql.js';
+import { rebindValues } from '../../src/control/rebind.js';
 import { listRuns, orderRun, showRun } from '../../src/control/runs.js';
 import { readStatus } from '../../src/control/status.js';
 import { cancelRun, pauseRun, resumeRun } from '../../src/control/steer-runs.js';
@@ -58,10 +59,11 @@ function contextOf(role: RoleName): ControlContext {
 
 /** Of a verb that is refused with statements for the owner of a table; answers how many they are. */
 async function runStatementsOf(verb: () => Promise<unknown>): Promise<number> {
-  const before = await imageOf({ query }, 'keyturn');
+  const keys = 'SELECT xmin, id, state FROM keyturn.data_key ORDER BY id';
+  const before = await query(keys);
   const error: unknown = await verb().catch((thrown: unknown) => thrown);
   expect(error).toMatchObject({ code: 'FORBIDDEN', details: { table: 'public.customer' } });
-  expect(await imageOf({ query }, 'keyturn')).toEqual(before);
+  expect(await query(keys)).toEqual(before);
   const { statements } = (error as KeyturnError).details;
   if (!Array.isArray(statements)) throw new Error('the refusal names no statements');
   for (const statement of statements) await query(String(statement));
@@ -160,6 +162,18 @@ describe('the whole story, each part under its own role', () => {
       expect(await retire(owner, undefined, 'v1', 'all rows moved')).toMatchObject({ key: { state: 'retired' } });
       expect(await runStatementsOf(() => restore(owner, undefined, 'v1', 'too early'))).toBe(4);
       expect(await restore(owner, undefined, 'v1', 'too early')).toMatchObject({ key: { state: 'decrypt_only' } });
+      await query(`UPDATE customer SET tenant_id = 'b' WHERE id = 3`);
+      const moved = {
+        ...everything,
+        target: 'customer',
+        pk: ['3'],
+        wasPk: undefined,
+        wasScope: 'a',
+        column: undefined,
+      };
+      await expect(rebindValues(owner, { ...moved, isDryRun: false })).rejects.toMatchObject({ code: 'FORBIDDEN' });
+      expect(await rebindValues(owner, { ...moved, isDryRun: true })).toMatchObject({ fields_reencrypted: 1 });
+      expect(await rebindValues(contextOf('worker'), { ...moved, isDryRun: false })).toMatchObject({ rows_updated: 1 });
     } finally {
       await worker.stop();
       await supervisor.stop();

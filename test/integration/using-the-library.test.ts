@@ -3,7 +3,8 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openKeyturn } from '../../src/app.js';
 import type { ConfigFile } from '../../src/config.js';
-import { type Column, isKeyturnError, type Keyturn, type RowAddress } from '../../src/index.js';
+import { createRootKey } from '../../src/crypto/root-key.js';
+import { type Column, isKeyturnError, type Keyturn, type RootKeyProvider, type RowAddress } from '../../src/index.js';
 import { openShop, type Shop } from '../support/shop.js';
 
 const config: ConfigFile = {
@@ -442,6 +443,33 @@ describe('opening and closing', () => {
       message: 'there is no keyring "patients" in this database; run: keyturn init',
     });
     expect(await shop.query('SELECT id FROM keyturn.member')).toEqual(members);
+  });
+
+  test('a root key is opened by a provider of the application, and without that provider its scheme is unknown', async () => {
+    const stored = await email.encrypt(here, 'x');
+    const asked: string[] = [];
+    const provider: RootKeyProvider = {
+      scheme: 'our-hsm',
+      async open(location, { cluster }) {
+        asked.push(location);
+        return createRootKey(Buffer.from(shop.rootKey, 'hex'), cluster);
+      },
+    };
+    const options = {
+      config: { ...config, keyrings: { customers: { root: 'our-hsm:slot 1' } } },
+      environment: shop.environment(),
+    };
+    const own = await openKeyturn({ ...options, rootKeyProviders: [provider] });
+    try {
+      expect(await own.column('customer', 'email').decrypt(here, stored)).toMatchObject({ plaintext: 'x' });
+      expect(asked).toEqual(['slot 1']);
+    } finally {
+      await own.close();
+    }
+    expect(await errorOf(() => openKeyturn(options))).toMatchObject({
+      code: 'ROOT_KEY_REFUSED',
+      message: expect.stringContaining('root key scheme our-hsm: is unknown') as string,
+    });
   });
 
   test('a database that is away is an error without the address (I7)', async () => {

@@ -1,6 +1,6 @@
 // The key states: every legal move, the refusal of all others, and which states are loaded.
 import { describe, expect, test } from 'vitest';
-import { isLoaded, keyMoves, type KeyState, mayMove } from '../../src/keys/states.js';
+import { isLoaded, keyMoves, type KeyState, mayMove, statesBetween } from '../../src/keys/states.js';
 
 const states = Object.keys(keyMoves) as KeyState[];
 
@@ -45,4 +45,19 @@ describe('the states of a data key', () => {
   test('members load what they may still need to decrypt with, and nothing else', () => {
     expect(states.filter(isLoaded)).toEqual(['staged', 'active', 'decrypt_only']);
   });
+});
+
+test('the way between two states is the shortest of legal moves, and there is none back from destruction', () => {
+  const ways = arrows.flatMap(({ from, to }) => {
+    const between = statesBetween(from, to);
+    return between === undefined || from === to ? [] : [[from, ...between, to]];
+  });
+  const steps = ways.flatMap((way) => way.slice(1).map((to, at) => mayMove(way[at] ?? to, to)));
+  expect(steps).not.toContain(false);
+  expect(statesBetween('active', 'retired')).toEqual(['decrypt_only']);
+  expect(statesBetween('retired', 'active')).toEqual(['decrypt_only']);
+  for (const to of states.filter((state) => state !== 'destroyed'))
+    expect(statesBetween('destroyed', to)).toBeUndefined();
+  for (const from of states.filter((state) => state !== 'staged'))
+    expect(statesBetween(from, 'staged')).toBeUndefined();
 });

@@ -7,6 +7,7 @@ import type { TestProject } from 'vitest/node';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/embedded/postgres.js';
 import { dropTestDatabases } from './drop-test-databases.js';
 import { answersPing, type PrivateRedis, startPrivateRedis } from './redis.js';
+import { missingForSoftHsm } from './softhsm.js';
 
 declare module 'vitest' {
   interface ProvidedContext {
@@ -35,6 +36,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     // Unreachable: one of the two is always there.
     if (adminUrl === undefined) throw new Error('neither a given nor an embedded PostgreSQL');
     await checkDatabase(adminUrl);
+    checkSoftHsm();
     project.provide('adminUrl', adminUrl);
     project.provide('redisUrl', await checkedRedisUrl(process.env.REDIS_URL || redis?.url));
     project.provide('testRun', testRun);
@@ -68,6 +70,14 @@ async function checkDatabase(adminUrl: string): Promise<void> {
   const client = new pg.Client({ connectionString: adminUrl, connectionTimeoutMillis: 10_000 });
   await client.connect();
   await client.end();
+}
+
+function checkSoftHsm(): void {
+  const missing = missingForSoftHsm();
+  if (missing === undefined) return;
+  if (process.env.KEYTURN_REQUIRE_PKCS11 === '1')
+    throw new Error(`KEYTURN_REQUIRE_PKCS11 is 1, but the tests on a PKCS#11 token cannot run: ${missing}`);
+  process.stdout.write(`PKCS#11: the tests on a token are skipped (${missing})\n`);
 }
 
 async function checkedRedisUrl(url: string | undefined): Promise<string | undefined> {

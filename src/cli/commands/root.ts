@@ -109,7 +109,7 @@ function aimed(command: Command, withReason = true): Command {
   command
     .requiredOption(
       '--to <uri>',
-      'where the new root key is (env:NAME, file:PATH, vault:…, aws-kms:…); never the key itself',
+      'where the new root key is (env:NAME, file:PATH, vault:…, aws-kms:…, pkcs11:…); never the key itself',
     )
     .option('--keyring <name>', 'where keyrings have different root keys: change that of this one');
   return withReason ? reported(command) : command;

@@ -4,14 +4,14 @@ import { KeyturnError } from '../../errors.js';
 import { awsKmsRootKeyProvider } from './aws-kms.js';
 import { envRootKeyProvider } from './env.js';
 import { fileRootKeyProvider } from './file.js';
+import { pkcs11RootKeyProvider } from './pkcs11.js';
 import type { RootKey, RootKeyContext, RootKeyProvider } from './root-key.js';
 import { vaultRootKeyProvider } from './vault.js';
 
 const providers: ReadonlyMap<string, RootKeyProvider> = new Map(
-  [envRootKeyProvider, fileRootKeyProvider, vaultRootKeyProvider, awsKmsRootKeyProvider].map((provider) => [
-    provider.scheme,
-    provider,
-  ]),
+  [envRootKeyProvider, fileRootKeyProvider, vaultRootKeyProvider, awsKmsRootKeyProvider, pkcs11RootKeyProvider].map(
+    (provider) => [provider.scheme, provider],
+  ),
 );
 
 export const rootKeySchemes: readonly string[] = [...providers.keys()];

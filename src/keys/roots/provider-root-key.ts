@@ -12,6 +12,12 @@ import type { RootKey } from './root-key.js';
 /** What the ciphertext is bound to, by name; every value is short, printable and no secret. */
 export type BindingContext = Readonly<Record<string, string>>;
 
+/** The context as bytes, for providers that authenticate bytes: names in one order give one text. */
+export function contextBytes(context: BindingContext): Buffer {
+  const sorted = Object.fromEntries(Object.entries(context).toSorted(([a], [b]) => (a < b ? -1 : 1)));
+  return Buffer.from(JSON.stringify(sorted), 'utf8');
+}
+
 /** What a provider must do. Both throw ROOT_KEY_UNAVAILABLE (away) or ROOT_KEY_REFUSED (withdrawn). */
 export interface ProviderCipher {
   encrypt(plaintext: Buffer, context: BindingContext): Promise<Buffer>;

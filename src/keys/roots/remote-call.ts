@@ -62,7 +62,7 @@ export function createRemoteCall(options: RemoteCallOptions): RemoteCall {
     try {
       return await attempt(signal);
     } catch (error) {
-      if (error instanceof RemoteCallFailed) throw error;
+      if (error instanceof RemoteCallFailed || error instanceof KeyturnError) throw error;
       throw new RemoteCallFailed({
         kind: 'away',
         reason: signal.aborted ? `no answer within ${timeoutMs} ms` : reasonOf(error),

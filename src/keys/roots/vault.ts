@@ -4,7 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import { Secret } from '../../crypto/secret.js';
 import { refused, unavailable } from './key-bytes.js';
-import { createProviderRootKey, type BindingContext, type ProviderCipher } from './provider-root-key.js';
+import { contextBytes, createProviderRootKey, type BindingContext, type ProviderCipher } from './provider-root-key.js';
 import { createRemoteCall, RemoteCallFailed, type RemoteCall, type RemoteFailure } from './remote-call.js';
 import type { RootKeyContext, RootKeyProvider } from './root-key.js';
 
@@ -110,10 +110,9 @@ function createTransitCipher(transit: {
   };
 }
 
-/** As associated data, and for keys with derivation as their context too. Names in one order give one text. */
+/** As associated data, and for keys with derivation as their context too. */
 function bound(context: BindingContext): { associated_data: string; context: string } {
-  const sorted = Object.fromEntries(Object.entries(context).toSorted(([a], [b]) => (a < b ? -1 : 1)));
-  const encoded = Buffer.from(JSON.stringify(sorted), 'utf8').toString('base64');
+  const encoded = contextBytes(context).toString('base64');
   return { associated_data: encoded, context: encoded };
 }
 

@@ -92,9 +92,9 @@ describe('root key URIs', () => {
   test('an unknown scheme is refused, naming the known ones', async () => {
     await expect(openRootKey('tpm:root', context)).rejects.toMatchObject({
       code: 'ROOT_KEY_REFUSED',
-      message: 'root key scheme tpm: is unknown, expected one of env:, file:, vault:, aws-kms:',
+      message: 'root key scheme tpm: is unknown, expected one of env:, file:, vault:, aws-kms:, pkcs11:',
     });
-    expect(rootKeySchemes).toEqual(['env', 'file', 'vault', 'aws-kms']);
+    expect(rootKeySchemes).toEqual(['env', 'file', 'vault', 'aws-kms', 'pkcs11']);
   });
 
   test.each(['', good, 'ENV:ROOT', 'env', ':ROOT', 'my key: 1', `${good}:x`])(
@@ -102,7 +102,7 @@ describe('root key URIs', () => {
     async (uri) => {
       await expect(openRootKey(uri, context)).rejects.toMatchObject({
         code: 'ROOT_KEY_REFUSED',
-        message: 'expected a root key URI that begins with one of env:, file:, vault:, aws-kms:',
+        message: 'expected a root key URI that begins with one of env:, file:, vault:, aws-kms:, pkcs11:',
       });
     },
   );

@@ -1,0 +1,4 @@
+// Where Prisma finds the schema.
+import { defineConfig } from 'prisma/config';
+
+export default defineConfig({ schema: 'prisma/schema.prisma' });
