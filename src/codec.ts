@@ -85,7 +85,7 @@ function writingKeyOf(keyring: Keyring, format: Format): ValueKey {
   );
 }
 
-/** A foreign key has a budget of nobody's. */
+/** Before every encryption. Nobody counts those under a foreign key. */
 function spend(keyring: Keyring, key: ValueKey, count: number): void {
   if (key === keyring.active) keyring.budget?.spend(count);
 }
@@ -206,6 +206,7 @@ export function rebind(keyring: Keyring, cell: Cell, former: CellAddress, stored
   if (!Buffer.isBuffer(plaintext)) return { outcome: 'failed', cause: plaintext, keyId: found.key.id };
   try {
     const active = writingKeyOf(keyring, format);
+    spend(keyring, active, 1);
     const replacement = format.encrypt(plaintext, cell.address, active, cell.storage);
     const moving = { at: 0, stored, cell: cell.address, key: found.key, plaintext };
     return openToSame(keyring, format, [moving], [replacement])[0] === true

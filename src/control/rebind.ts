@@ -1,6 +1,7 @@
 // The operator's verb that repairs values whose row got another key or tenant: they are bound to the former one (I2) and do
 // not decrypt any more. It decrypts, so it needs the root key; keys and tenants of rows go nowhere but into the statement.
 import { keyTextOf, scopeTextOf } from '../engine/column.js';
+import { createBudgetOf } from '../engine/counted-keyring.js';
 import { rebindRows } from '../engine/rebind.js';
 import type { RebindCounts } from '../engine/rebind-counts.js';
 import { KeyturnError } from '../errors.js';
@@ -141,7 +142,10 @@ async function openOwnKeyring(context: ControlContext, target: Target, columns: 
       `column ${targetTitle(target)}.${between.name} is between two formats; end that with keyturn adopt --finalize, or choose another column with --column`,
       { column: between.name },
     );
-  return openKeyring(stored, await openRootsOf(context, stored), new Map());
+  const keyring = await openKeyring(stored, await openRootsOf(context, stored), new Map());
+  const budget = createBudgetOf(context.database, keyring, (error) => context.onProgress(String(error)));
+  await budget?.refill();
+  return Object.freeze({ ...keyring, budget });
 }
 
 function reportOf(target: Target, keyring: Keyring, counts: RebindCounts, isDryRun: boolean): RebindReport {

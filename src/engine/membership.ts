@@ -10,9 +10,9 @@ import { algorithmNames } from '../crypto/algorithms.js';
 import { KeyturnError } from '../errors.js';
 import { formatNames } from '../formats/registry.js';
 import type { KeyId } from '../crypto/value-key.js';
-import { createEncryptionBudget, type RefilledBudget } from '../keys/encryption-budget.js';
+import type { RefilledBudget } from '../keys/encryption-budget.js';
 import { foreignKeyId, type KeyStore } from '../keys/key-store.js';
-import { keyTitle, type Keyring } from '../keys/keyring.js';
+import type { Keyring } from '../keys/keyring.js';
 import {
   isRootAway,
   listOpenRoots,
@@ -27,7 +27,7 @@ import { isLoaded } from '../keys/states.js';
 import type { Database } from '../store/database.js';
 import { listRootRecords } from '../store/keys.js';
 import { beat, leave, type HeldKeyring, type MemberIdentity, type MemberKind } from '../store/members.js';
-import { reserveEncryptions } from '../store/usage.js';
+import { createBudgetOf } from './counted-keyring.js';
 import type { KeyringSource } from './services.js';
 
 const refreshMs = 5_000;
@@ -95,18 +95,10 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
 
   /** With the budget of its active key, filled before anybody can encrypt with the snapshot. A supervisor never encrypts. */
   async function withBudget(keyring: Keyring): Promise<Keyring> {
-    const key = keyring.keys.find(({ id }) => id === keyring.active?.id);
-    if (options.kind === 'supervisor' || key === undefined || typeof key.id !== 'number') return keyring;
-    const keyId = key.id;
-    const budget =
-      budgets.get(keyId) ??
-      createEncryptionBudget({
-        title: keyTitle(keyring.name, key),
-        keyId,
-        algorithm: key.algorithm,
-        reserve: (count) => reserveEncryptions(database, keyId, count),
-        onTrouble: options.onTrouble,
-      });
+    const keyId = keyring.active?.id;
+    if (options.kind === 'supervisor' || keyId === undefined) return keyring;
+    const budget = budgets.get(keyId) ?? createBudgetOf(database, keyring, options.onTrouble);
+    if (budget === undefined) return keyring;
     budgets.set(keyId, budget);
     await budget.refill().catch(options.onTrouble);
     return Object.freeze({ ...keyring, budget });

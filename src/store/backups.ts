@@ -1,6 +1,6 @@
 // Backups as the database sees them: the key tables read as rows, a restore plan written, and the record of which backup
 // covers which key. What is merged how is decided in keys/merge-backup.ts.
-import { bytesOf, checkKeyTables, type Json, type KeyTables } from '../keys/backup.js';
+import { bytesOf, checkKeyTables, type DataKeyRow, type Json, type KeyTables } from '../keys/backup.js';
 import type { Change, RestorePlan } from '../keys/merge-backup.js';
 import { statesBetween, type KeyState } from '../keys/states.js';
 import { writeAudit } from './audit.js';
@@ -66,6 +66,7 @@ export async function writeRestore(client: Queryable, plan: RestorePlan, reason:
     else await updateRow(client, 'keyring', after);
     await record(client, 'keyring', `keyring ${after.name}`, { before, after, reason, shown: ['generation'] });
   }
+  await leaveActivePlace(client, plan.dataKeys);
   for (const change of plan.dataKeys.toSorted(placesLast)) await writeDataKey(client, change, reason);
   for (const change of plan.targets) await writeTarget(client, change, reason);
   for (const [sequence, last] of [
@@ -87,9 +88,26 @@ function placesLast(one: Change<{ readonly state: string }>, other: Change<{ rea
   return order.indexOf(place(one)) - order.indexOf(place(other));
 }
 
-/** A destruction takes two logins here as anywhere: what was destroyed elsewhere is retired here. */
-function reachableState(from: KeyState, to: KeyState): KeyState {
-  return from !== to && (to === 'pending_destruction' || to === 'destroyed') ? 'retired' : to;
+/**
+ * A destruction takes two logins here as anywhere: what was destroyed elsewhere is retired here. A staged key that never
+ * encrypted is discarded, as it was there.
+ */
+function reachableState(from: KeyState, after: JsonRow & { readonly state: KeyState }): KeyState {
+  const to = after.state;
+  const isDiscarded = from === 'staged' && after['activated_at'] === null;
+  return from !== to && !isDiscarded && (to === 'pending_destruction' || to === 'destroyed') ? 'retired' : to;
+}
+
+/** On its legal way another key may be the active one for a moment, so the place is left before. */
+async function leaveActivePlace(client: Queryable, changes: RestorePlan['dataKeys']): Promise<void> {
+  const ids = changes
+    .filter(({ before }) => before !== undefined && hasActivePlace(before))
+    .map(({ after }) => after.id);
+  await client.query(`UPDATE keyturn.data_key SET state = 'decrypt_only' WHERE id = ANY($1)`, [ids]);
+}
+
+function hasActivePlace({ keyring_id, state }: DataKeyRow): boolean {
+  return keyring_id !== null && state === 'active';
 }
 
 async function writeDataKey(
@@ -100,18 +118,18 @@ async function writeDataKey(
   const { wraps, ...row } = after;
   if (before === undefined) await insertRows(client, 'data_key', [row]);
   else {
-    const from = before.state as KeyState;
-    const moved = { ...row, state: reachableState(from, row.state as KeyState) };
+    const from = hasActivePlace(before) ? 'decrypt_only' : before.state;
+    const moved = { ...row, state: reachableState(from, row) };
+    const kept = wraps.map((wrap) => wrap.root_key_id);
+    if (moved.state === row.state)
+      await client.query('DELETE FROM keyturn.data_key_wrap WHERE data_key_id = $1 AND NOT root_key_id = ANY($2)', [
+        after.id,
+        kept,
+      ]);
     for (const passed of statesBetween(from, moved.state) ?? [])
       await client.query('UPDATE keyturn.data_key SET state = $2 WHERE id = $1', [row.id, passed]);
     await updateRow(client, 'data_key', moved);
   }
-  const kept = wraps.map((wrap) => wrap.root_key_id);
-  if (before !== undefined)
-    await client.query('DELETE FROM keyturn.data_key_wrap WHERE data_key_id = $1 AND NOT root_key_id = ANY($2)', [
-      after.id,
-      kept,
-    ]);
   for (const wrap of wraps) {
     const known = before?.wraps.find(({ root_key_id }) => root_key_id === wrap.root_key_id);
     if (known === undefined) await insertRows(client, 'data_key_wrap', [wrap]);

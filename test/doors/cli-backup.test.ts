@@ -61,7 +61,17 @@ describe('keyturn backup', () => {
       '--passphrase-file',
       file('generated'),
     );
-    expect(seen.object).toMatchObject({ keyrings: [{ keyring: 'customers', keys: [{ id: 1, state: 'active' }, { id: 2, state: 'staged' }] }] });
+    expect(seen.object).toMatchObject({
+      keyrings: [
+        {
+          keyring: 'customers',
+          keys: [
+            { id: 1, state: 'active' },
+            { id: 2, state: 'staged' },
+          ],
+        },
+      ],
+    });
   });
 
   test.runIf(hasAge || process.env['KEYTURN_REQUIRE_AGE'] === '1')(
@@ -79,7 +89,10 @@ describe('keyturn backup', () => {
       const plain = execFileSync('age', ['--decrypt', '--identity', file('identity'), file('recipient.age')], {
         encoding: 'utf8',
       });
-      expect(JSON.parse(plain)).toMatchObject({ format: 'keyturn-backup', contents: { dataKeys: [{ id: 1 }, { id: 2 }, {}] } });
+      expect(JSON.parse(plain)).toMatchObject({
+        format: 'keyturn-backup',
+        contents: { dataKeys: [{ id: 1 }, { id: 2 }, {}] },
+      });
       expect(JSON.parse(await ageWithPassphrase(file('keys.age'), generated))).toMatchObject({
         format: 'keyturn-backup',
       });

@@ -290,6 +290,10 @@ describe('--json', () => {
     expect(await tell('schedule set')).toMatchObject({ schedule: { keyring: 'customers', gradual_days: 30 } });
     expect(await tell('schedule list')).toMatchObject({ schedules: [{ cron: '0 3 1 */3 *' }] });
     expect(await tell('schedule remove')).toEqual({ keyring: 'customers', cancelled: null });
+    expect(await tell('rebind', '--target', 'customer', '--was-scope', 'former', '--dry-run')).toMatchObject({
+      is_dry_run: true,
+      rows_examined: 0,
+    });
     expect(
       await tell('adopt', '--target', 'customer', '--column', 'email', '--from', 'plaintext', '--prepare'),
     ).toMatchObject({ move: 'adopting', is_new: true });

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { openControl, openKeyturn } from '../../src/app.js';
 import { createBackup, inspectBackup, restoreBackup, type RestoreReport } from '../../src/control/backups.js';
+import { containKey } from '../../src/control/compromise.js';
 import type { OpenControl } from '../../src/control/context.js';
 import { init } from '../../src/control/init.js';
 import { activate, rotateKey, stageKey } from '../../src/control/keys.js';
@@ -219,6 +220,28 @@ describe('a database that has keys', () => {
       targets: targets.map(({ id }) => id),
     });
     expect(comparable(tables)).toEqual(comparable(source));
+  });
+
+  test('follows a standby that was discarded, and one that was active for a while before the other came back', async () => {
+    const { context } = shop.control;
+    const older = await takeBackup(shop);
+    const { keys } = await getKeyring(context.database, 'customers');
+    const [active, discarded] = ['active', 'staged'].map((state) => keys.find((key) => key.state === state));
+    await containKey(context, {
+      keyring: undefined,
+      key: String(discarded?.id),
+      reason: 'leaked',
+      isRootSuspect: false,
+    });
+    const between = await takeBackup(shop);
+    await rotateKey(context, { keyring: undefined, ifOlderThanMs: undefined, reason: 'test' });
+    await activate(context, undefined, String(active?.id), 'roll back');
+    const newer = await takeBackup(shop);
+    const machine = await openMachine();
+    for (const input of [older, between, newer]) await machine.restore(input);
+    const { dataKeys } = await machine.keyTables();
+    expect(dataKeys).toEqual((await shopTables()).dataKeys);
+    expect(dataKeys.find(({ id }) => id === discarded?.id)).toMatchObject({ state: 'destroyed', compromised: true });
   });
 
   test('keeps what is newer than the backup, to the row, and records one restore (I10)', async () => {

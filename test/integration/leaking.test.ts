@@ -125,7 +125,7 @@ async function rootCanaries(shop: Shop): Promise<readonly Canary[]> {
   const member = await openBareWorker(shop);
   const { held } = member.services.keyrings.current('customers');
   await member.close();
-  expect(held).toHaveLength(2);
+  expect(held).toHaveLength(3);
   return [
     ...keyCanaries('the root key', Buffer.from(shop.rootKey, 'hex')),
     ...held.flatMap((key) => keyCanaries(`data key ${key.id}`, key.material.export())),

@@ -12,6 +12,7 @@ import { listTargets } from '../../src/store/registry.js';
 import { startFakeTransit, transitToken, type FakeTransit } from '../support/fake-transit.js';
 import { openShop, shopConfig, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
+import { loseKey } from '../support/without-guards.js';
 
 const here = { pk: 1, scope: 'a' };
 let shop: Shop;
@@ -31,6 +32,7 @@ beforeAll(async () => {
     config: { ...shopConfig, keyrings: { customers: { root: uri } } },
     environment: { VAULT_ADDR: operators.url, VAULT_TOKEN: transitToken },
   });
+  await loseKey(shop.query, 2);
   database = openDatabase({ url: new Secret(shop.url), maxConnections: 2, applicationName: 'member' });
   const cluster = await getClusterId(database);
   const env = { VAULT_ADDR: members.url, VAULT_TOKEN: transitToken };
@@ -93,9 +95,9 @@ test('an outage stops starts, never a member: it reads and writes, its heart bea
   const again = await until(
     async () => {
       const keyring = await membership.refresh('customers');
-      return keyring.lookup(2).status === 'held' && keyring;
+      return keyring.lookup(3).status === 'held' && keyring;
     },
     { what: 'the staged key to be taken up', deadlineMs: 20_000 },
   );
-  expect(again.held.map(({ id }) => id)).toEqual([2, 1]);
+  expect(again.held.map(({ id }) => id)).toEqual([3, 1]);
 });

@@ -309,6 +309,8 @@ describe('keys that are missing', () => {
       // A writer that was frozen since before the rotation wakes up after the key was retired.
       const rows = await shop.query('DELETE FROM customer RETURNING *');
       await retire(shop.control.context, undefined, 'v1', undefined);
+      // The fence would refuse it; somebody has switched it off.
+      await shop.query('ALTER TABLE customer DISABLE TRIGGER zz_keyturn_fence_insert');
       for (const row of rows) {
         await shop.query('INSERT INTO customer SELECT * FROM jsonb_populate_record(NULL::customer, $1)', [
           JSON.stringify({ ...row, phone: undefined }),
