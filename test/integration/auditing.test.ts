@@ -304,7 +304,8 @@ describe('writers at once', () => {
       { what: 'the second to wait for the first', deadlineMs: 30_000 },
     );
     mayGoOn();
-    await Promise.all([locksFirst, recordsFirst]);
+    const ended = await Promise.allSettled([locksFirst, recordsFirst]);
+    expect(ended.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled']);
     expect(await verify()).toMatchObject({ intact: true });
   });
 

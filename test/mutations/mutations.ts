@@ -41,7 +41,8 @@ export const mutations: readonly Mutation[] = [
     removes: 'the rollback of a slice whose lease is lost',
     file: 'src/engine/reencrypt-batch.ts',
     text: 'if (advanced === undefined) throw new LeaseLost();',
-    replacement: 'if (advanced === undefined) return batch.standing;',
+    replacement:
+      'if (advanced === undefined) return { standing: batch.standing, report: { ...entry, kind: batch.kind, bytes: 0 } };',
     test: guard('I4 a slice whose lease another worker holds by now is rolled back'),
   },
   {
