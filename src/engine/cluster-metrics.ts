@@ -7,12 +7,14 @@ import type { Database } from '../store/database.js';
 import {
   readHoldingNumbers,
   readKeyringNumbers,
+  readLazyNumbers,
   readMemberNumbers,
   readOldestDispatchedSeconds,
   readQuarantineNumbers,
   readRunNumbers,
   type RunNumbers,
 } from '../store/numbers.js';
+import { countUnbackedKeys } from '../store/backups.js';
 import { readPace } from '../store/pace.js';
 import {
   metricTable,
@@ -94,6 +96,7 @@ async function readCluster(database: Database): Promise<Samples> {
   const runs = await readRunNumbers(database);
   const oldestSeconds = await readOldestDispatchedSeconds(database);
   const quarantine = await readQuarantineNumbers(database);
+  const lazy = await readLazyNumbers(database);
   const keyrings = await readKeyringNumbers(database);
   const members = await readMemberNumbers(database);
   const holding = await readHoldingNumbers(database);
@@ -103,6 +106,8 @@ async function readCluster(database: Database): Promise<Samples> {
     ...paceSamples(pace),
     keyturn_queue_oldest_age_seconds: [{ labels: {}, value: oldestSeconds }],
     keyturn_quarantine_cells: quarantine.map(({ cause, cells }) => ({ labels: { cause }, value: cells })),
+    keyturn_lazy_upgrade_cells: lazy.map(({ keyring, cells }) => ({ labels: { keyring }, value: cells })),
+    keyturn_unbacked_data_keys: [{ labels: {}, value: await countUnbackedKeys(database) }],
     keyturn_members: ['application', 'worker'].map((kind) => ({
       labels: { kind },
       value: members.find((member) => member.kind === kind)?.live ?? 0,

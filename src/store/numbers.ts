@@ -104,6 +104,21 @@ export async function readQuarantineNumbers(database: Queryable): Promise<readon
   return rows.map(([cause, cells]) => ({ cause: String(cause), cells: Number(cells) }));
 }
 
+export interface LazyNumber {
+  readonly keyring: string;
+  /** Moved to the active key. */
+  readonly cells: number;
+}
+
+export async function readLazyNumbers(database: Queryable): Promise<readonly LazyNumber[]> {
+  const { rows } = await database.query(
+    `SELECT k.name, coalesce(sum(u.cells_reencrypted), 0) FROM keyturn.keyring k
+     LEFT JOIN keyturn.data_key d ON d.keyring_id = k.id AND d.state = 'active'
+     LEFT JOIN keyturn.lazy_upgrade u ON u.key_id = d.id GROUP BY k.name ORDER BY k.name`,
+  );
+  return rows.map(([keyring, cells]) => ({ keyring: String(keyring), cells: Number(cells) }));
+}
+
 export interface KeyringNumbers {
   readonly keyring: string;
   readonly generation: number;

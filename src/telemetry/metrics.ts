@@ -205,6 +205,18 @@ export const metricTable = {
     labels: ['cause'],
     help: 'Cells in quarantine that nobody has resolved, by cause.',
   },
+  keyturn_lazy_upgrade_cells: {
+    type: 'gauge',
+    by: 'leader',
+    labels: ['keyring'],
+    help: 'Cells that reads of applications have moved to the active data key.',
+  },
+  keyturn_unbacked_data_keys: {
+    type: 'gauge',
+    by: 'leader',
+    labels: [],
+    help: 'Data keys, those of audit seals included, that no known backup covers.',
+  },
   keyturn_keyring_generation: {
     type: 'gauge',
     by: 'leader',

@@ -117,8 +117,11 @@ describe.each(availableBackends())('watching over the %s queue', (backend) => {
       keyturn_pace_target_workers: 2,
       'keyturn_pace_reason{reason="replica lag N s, over N s"}': 1,
       'keyturn_quarantine_cells{cause="NOT_AN_ENVELOPE"}': 1,
+      'keyturn_lazy_upgrade_cells{keyring="customers"}': 0,
+      keyturn_unbacked_data_keys: expect.any(Number) as number,
       'keyturn_keyring_generation{keyring="customers"}': await generationOf(shop),
     });
+    expect(leader.get('keyturn_unbacked_data_keys')).toBeGreaterThan(1);
     expect(leader.get('keyturn_cryptoperiod_left_seconds{keyring="customers"}')).toBeGreaterThan(89 * 86_400);
     expect([...leader.keys()].filter((name) => name.startsWith('keyturn_run_idle_seconds'))).toEqual([]);
     await resumeRun(shop.control.context, again, 'test');
