@@ -8,6 +8,8 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 60_000,
     maxWorkers: 2,
+    // Each such test has processes of its own, and a server commonly takes a hundred connections.
+    maxConcurrency: 2,
     globalSetup: ['test/support/global-setup.ts'],
   },
 });

@@ -313,6 +313,8 @@ export async function listRuns(context: ControlContext, limit: number): Promise<
 
 async function report(context: ControlContext, run: Run): Promise<RunReport> {
   const { database } = context;
+  // Before the sums: whoever sees no batch in hand sees all that was in hand counted.
+  const batches = await countBatches(database, run.id, run.pass);
   const totals = await sumRun(database, run);
   const failures = await listFailures(database, run.id);
   const visited = run.onlyCells ? new Set(await listTargetsOfBatches(database, run.id)) : undefined;
@@ -348,7 +350,7 @@ async function report(context: ControlContext, run: Run): Promise<RunReport> {
       key_id: keyId ?? null,
       cells,
     })),
-    batches: await countBatches(database, run.id, run.pass),
+    batches,
     slices: totals.slices,
     round: run.round,
     limits: {

@@ -74,8 +74,8 @@ describe.skipIf(missingForSoftHsm() !== undefined)('a root key in a token', () =
     for (const next of [inFile, inToken]) {
       expect(await keyturn.json('root', 'rotate', '--to', next, '--reason', 'another place')).toMatchObject({
         code: 0,
-        // Two that encrypt values, one that seals the record.
-        object: { data_keys: 3 },
+        // Three that encrypt values, the standby among them, and one that seals the record.
+        object: { data_keys: 4 },
       });
       expect(await inApplication(next, (email) => email.decrypt(here, stored))).toMatchObject(readable);
     }
