@@ -9,7 +9,7 @@ export default defineConfig({
     hookTimeout: 60_000,
     maxWorkers: 2,
     // Each such test has processes of its own, and a server commonly takes a hundred connections.
-    maxConcurrency: 2,
+    maxConcurrency: 1,
     globalSetup: ['test/support/global-setup.ts'],
   },
 });
