@@ -1,8 +1,11 @@
 // root status, prepare, finalize, rollback, rotate.
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
 import { rootStatus, type RootListing, type RootStatus } from '../../control/root-status.js';
 import { finalizeRoot, prepareRoot, rollbackRoot, rotateRoot, type RootChangeReport } from '../../control/roots.js';
 import { beyondRotation } from '../../control/compromise.js';
+import { placeNewRootKey } from '../../control/new-root-key.js';
+import { argumentKey, readKeyDescriptor, readKeyFile } from '../../control/secret-input.js';
+import type { Secret } from '../../crypto/secret.js';
 import { replaceExposedKeys } from '../../control/replace-exposed.js';
 import { unbackedWords } from '../backup-words.js';
 import type { Cli, Running } from '../cli.js';
@@ -10,6 +13,7 @@ import { emergencyLines, endEmergency, leftWords, type EmergencyEnd } from '../e
 import { teach } from '../help.js';
 import type { Output } from '../output.js';
 import { staffFor, type Staff, type Waiting } from '../staff.js';
+import { parseDescriptor } from '../arguments.js';
 import { countOf, formatCount, formatTime, tableLines } from '../table.js';
 import { containedLines } from './compromise.js';
 import { localOption } from './reencrypt.js';
@@ -20,6 +24,9 @@ interface RootOptions extends Waiting {
   readonly without?: readonly string[];
   readonly reason?: string;
   readonly reencrypt?: true;
+  readonly newKey?: string;
+  readonly newKeyFile?: string;
+  readonly newKeyFd?: number;
   readonly json?: true;
 }
 
@@ -112,12 +119,24 @@ export function addRootCommands(program: Command, cli: Cli): void {
           false,
         ),
       ),
-    ).action((options: RootOptions) => change(cli, options, rotateRoot)),
+    )
+      .addOption(
+        new Option(
+          '--new-key <hex>',
+          'the new root key itself, written to the file of --to; an argument is public, so better:',
+        ).conflicts(['newKeyFile', 'newKeyFd']),
+      )
+      .addOption(
+        new Option('--new-key-file <file>', 'read it from the first line of a private file').conflicts('newKeyFd'),
+      )
+      .option('--new-key-fd <n>', 'read it from this open descriptor (0: stdin)', parseDescriptor)
+      .action((options: RootOptions) => change(cli, options, rotateRoot)),
     {
       changes: `what root prepare and root finalize change, at once. Refused while a live member could not start with the new root key: prepare gives members the time. Repeating it after success changes nothing and exits 0. ${reencryptChanges}`,
       examples: [
         ['keyturn root rotate --to env:NEW_ROOT', 'with no application and no worker running'],
         ['keyturn root rotate --to env:NEW_ROOT --reencrypt --local 2', 'the same after a leak, to its end'],
+        ['keyturn root rotate --new-key-fd 0 --to file:/etc/keyturn/root-2027.key', 'writes the key it reads there'],
       ],
       exits: { ...refusals, ...runRefusals },
     },
@@ -185,6 +204,9 @@ function change(
     const isLeak = options.reencrypt === true;
     const staff = staffFor(cli, running, options);
     if (isLeak) await staff.supply.require();
+    if (options.newKey !== undefined) output.note(publicArgument);
+    const newKey = newKeyFrom(options);
+    if (newKey !== undefined) await placeNewRootKey(context, options.to, newKey);
     const report = await verb(context, {
       to: options.to,
       keyring: options.keyring,
@@ -198,6 +220,15 @@ function change(
     output.note(lines.join('\n'));
     return replaceKeys(running, staff, { report, reason: options.reason });
   });
+}
+
+const publicArgument =
+  'WARNING: an argument is public: processes of this machine show it to every user, and shells keep it in their history. Give a root key with --new-key-file or --new-key-fd.';
+
+function newKeyFrom({ newKey, newKeyFile, newKeyFd }: RootOptions): Secret | undefined {
+  if (newKey !== undefined) return argumentKey(newKey);
+  if (newKeyFile !== undefined) return readKeyFile(newKeyFile);
+  return newKeyFd === undefined ? undefined : readKeyDescriptor(newKeyFd);
 }
 
 /** The cascade of a leaked root key, once another one is in its place. */
