@@ -376,17 +376,29 @@ describe('a statement that fails', () => {
 
   const steps: readonly {
     step: string;
+    begin?: () => Promise<RootChangeReport>;
     run: (context: ControlContext) => Promise<RootChangeReport>;
     after: string[];
   }[] = [
     { step: 'prepare', run: (with_) => prepareRoot(with_, toNext()), after: ['present', 'next', 'both'] },
     { step: 'rollback', run: (with_) => rollbackRoot(with_, quiet), after: ['present', 'both'] },
-    { step: 'rotate', run: (with_) => rotateRoot(with_, toNext()), after: ['next', 'both'] },
+    {
+      step: 'finalize',
+      begin: () => prepareRoot(rooted.control().context, toNext()),
+      run: (with_) => finalizeRoot(with_, quiet),
+      after: ['next', 'both'],
+    },
+    {
+      step: 'rotate, after a leak',
+      run: (with_) => rotateRoot(with_, { ...toNext(), to: otherUri, isLeak: true }),
+      after: [],
+    },
   ];
 
   test.each(steps)(
     'whichever statement of $step fails, everything is as before, and repeated it succeeds',
-    async ({ run, after }) => {
+    async ({ begin, run, after }) => {
+      await begin?.();
       const before = await tables(rooted);
       const control = rooted.control().context;
       let nth = 1;
@@ -396,7 +408,11 @@ describe('a statement that fails', () => {
           () => undefined,
           (thrown: unknown) => thrown,
         );
-        if (error === undefined && asked() < nth) break;
+        // A change that ends well although a statement of it failed has swallowed an error.
+        if (asked() < nth) {
+          expect(error).toBeUndefined();
+          break;
+        }
         expect(error).toMatchObject({
           code: 'DATABASE_UNAVAILABLE',
           message: expect.stringContaining(`statement ${nth} fails`) as string,
