@@ -89,7 +89,7 @@ const wholeVerification = {
 async function executeWithWorkers(line: string, place: Place): Promise<void> {
   // A verification always waits for its workers, so it is ordered past the command.
   if (line.startsWith('keyturn verify')) {
-    expect(parseCommandLine(wordsOf(line).slice(1))).toBe('verify');
+    parseCommandLine(wordsOf(line).slice(1));
     await orderRun(place.control.context, { ...wholeVerification, deep: line.includes('--deep') });
   } else await execute(line, place);
   if (!line.includes('--local')) return;

@@ -5,7 +5,6 @@ import { finalizeRoot, prepareRoot, rollbackRoot, rotateRoot, type RootChangeRep
 import { beyondRotation } from '../../control/compromise.js';
 import { placeNewRootKey } from '../../control/new-root-key.js';
 import { argumentKey, readKeyDescriptor, readKeyFile } from '../../control/secret-input.js';
-import type { Secret } from '../../crypto/secret.js';
 import { replaceExposedKeys } from '../../control/replace-exposed.js';
 import { unbackedWords } from '../backup-words.js';
 import type { Cli, Running } from '../cli.js';
@@ -225,7 +224,7 @@ function change(
 const publicArgument =
   'WARNING: an argument is public: processes of this machine show it to every user, and shells keep it in their history. Give a root key with --new-key-file or --new-key-fd.';
 
-function newKeyFrom({ newKey, newKeyFile, newKeyFd }: RootOptions): Secret | undefined {
+function newKeyFrom({ newKey, newKeyFile, newKeyFd }: RootOptions): ReturnType<typeof argumentKey> | undefined {
   if (newKey !== undefined) return argumentKey(newKey);
   if (newKeyFile !== undefined) return readKeyFile(newKeyFile);
   return newKeyFd === undefined ? undefined : readKeyDescriptor(newKeyFd);
