@@ -39,8 +39,11 @@ import { cellCodes, treatRows, type TreatedRows } from './treat-rows.js';
 
 /** A worker stopped between two statements must keep neither application rows locked nor a snapshot open: the server ends it. */
 export const endsWhenIdle = `SET LOCAL idle_in_transaction_session_timeout = '10s'`;
-/** Whatever a statement waits for, it ends while the batch is still leased, so that its cause can be told. */
-export const beginRead = `BEGIN READ ONLY; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'`;
+/**
+ * One snapshot, so that statements about a slice speak of the same rows, whatever the application deletes and inserts
+ * between them. Whatever a statement waits for, it ends while the batch is still leased, so that its cause can be told.
+ */
+export const beginRead = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'`;
 const beginWrite = (timeoutMs: number): string =>
   `BEGIN; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = ${timeoutMs}; SET LOCAL synchronous_commit = off; SET LOCAL keyturn.active = '1'`;
 const writeTimeoutMs = 5_000;
