@@ -5,8 +5,8 @@ import { isFinished } from '../rotation/run.js';
 import type { Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { readDryRun, refuseAfterFailedDryRun, type DryRunSummary } from './dry-run.js';
-import { chooseKeyring, isRotationDue, rotateKey, type Activated, type RotateOptions } from './keys.js';
-import { findRunToResume, orderRun, showRun, type RunReport, type RunRequest, type SteeringChange } from './runs.js';
+import { chooseKeyring, isRotationDue, rotateKey, type Rotated, type RotateOptions } from './keys.js';
+import { findRunToResume, orderOrJoin, showRun, type RunReport, type RunRequest, type SteeringChange } from './runs.js';
 import { limitRun } from './steer-runs.js';
 
 /** Who is to do the work: looked for before anything is changed, started once it is known that there is work. */
@@ -49,14 +49,9 @@ export interface RotateAndReencryptOptions extends RotateOptions {
   readonly supply: RunnerSupply;
 }
 
-export interface RotatedAndBegun extends BegunRun, Activated {
-  /** False when the active key was young enough to stay. */
-  readonly isNew: boolean;
-  /** Keys of the keyring that no backup covers. */
-  readonly unbackedKeys: readonly number[];
-}
+export interface RotatedAndBegun extends BegunRun, Rotated {}
 
-/** Stage, activate, order the run. With `ifOlderThanMs`, repeating it never makes a second key. */
+/** Stage, activate, order the run. With `ifOlderThanMs`, repeating it, also at the same time, never makes a second rotation. */
 export async function rotateAndReencrypt(
   context: ControlContext,
   options: RotateAndReencryptOptions,
@@ -120,17 +115,13 @@ async function begin(
   const { earlier } = work;
   if (earlier?.state === 'succeeded') return { begin: 'done', report: await showRun(context, earlier.id) };
   await work.supply.start();
-  if (earlier === undefined) {
-    const { id } = await orderRun(context, work.request);
-    return { begin: 'ordered', report: await showRun(context, id) };
-  }
+  const { id, isNew } = earlier === undefined ? await orderOrJoin(context, work.request) : { ...earlier, isNew: false };
+  if (isNew) return { begin: 'ordered', report: await showRun(context, id) };
   const { steering, reason } = work.request;
   const isSteered = steering !== undefined && Object.values(steering).some((value) => value !== undefined);
   return {
     begin: 'joined',
-    report: isSteered
-      ? await limitRun(context, earlier.id, { ...steering, reason })
-      : await showRun(context, earlier.id),
+    report: isSteered ? await limitRun(context, id, { ...steering, reason }) : await showRun(context, id),
   };
 }
 

@@ -24,6 +24,7 @@ import {
   getRun,
   insertRun,
   listRuns as listRunRows,
+  lockUnderWay,
   sumRun,
   type Run,
   type RunOrder,
@@ -119,6 +120,22 @@ export async function orderRun(context: ControlContext, request: RunRequest): Pr
   const order = await prepareOrder(context, request);
   const id = await context.database.transaction((client) => insertRun(client, order));
   return getRun(context.database, id);
+}
+
+/**
+ * The same, except that of several orders at once for all of a keyring one creates the run: the others are answered the one
+ * that is under way.
+ */
+export async function orderOrJoin(
+  context: ControlContext,
+  request: RunRequest,
+): Promise<{ readonly id: number; readonly isNew: boolean }> {
+  const order = await prepareOrder(context, request);
+  const isWhole = order.kind === 'reencrypt' && order.targetId === undefined && order.scope === undefined;
+  return context.database.transaction(async (client) => {
+    const underWay = isWhole ? await lockUnderWay(client, order) : undefined;
+    return underWay === undefined ? { id: await insertRun(client, order), isNew: true } : { ...underWay, isNew: false };
+  });
 }
 
 /** Everything that may refuse a run, before it is created. */

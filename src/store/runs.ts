@@ -2,7 +2,7 @@
 // record in the same transaction (I10).
 import { KeyturnError } from '../errors.js';
 import type { Outcome } from '../rotation/outcome.js';
-import { mayMoveRun, type RunKind, type RunState } from '../rotation/run.js';
+import { isFinished, mayMoveRun, type RunKind, type RunState } from '../rotation/run.js';
 import type { RunLimits } from '../rotation/limits.js';
 import { emergencyPriority } from '../rotation/precedence.js';
 import type { RowKey } from '../rotation/target.js';
@@ -248,6 +248,19 @@ export async function findRunToward(
     [keyringId, targetKeyId, kind],
   );
   return rows[0] === undefined ? undefined : runOf(rows[0]);
+}
+
+/** "ktru": one run over a whole keyring is created at a time in this database. */
+const orderLock = 0x6b74_7275;
+
+/** The unfinished run toward this key over all of the keyring; until the transaction ends nobody else asks, and may create one. */
+export async function lockUnderWay(
+  client: Queryable,
+  order: Pick<RunOrder, 'keyringId' | 'targetKeyId'>,
+): Promise<Run | undefined> {
+  await client.query('SELECT pg_advisory_xact_lock($1)', [orderLock]);
+  const run = await findRunToward(client, order.keyringId, order.targetKeyId);
+  return run === undefined || isFinished(run.state) ? undefined : run;
 }
 
 /** The newest dry run that came to its end over the same rows toward the same key. */

@@ -105,6 +105,16 @@ export const mutations: readonly Mutation[] = [
     test: guard('I5 a key is not activated before every live member holds it'),
   },
   {
+    removes: 'the look, under the lock, whether another command has rotated already',
+    file: 'src/control/keys.ts',
+    text: 'if (replacing === undefined || active?.id === replacing) return;',
+    replacement: 'if (replacing === undefined || active?.id === replacing || true) return;',
+    test: {
+      file: 'test/integration/converging.test.ts',
+      name: 'I5 of two commands that find a rotation due at the same time one makes it and both go on with one run: the one far ahead of the other',
+    },
+  },
+  {
     removes: 'the wait for laggards before a run moves anything',
     file: 'src/engine/advance-run.ts',
     text: 'const [laggard] = findLaggards(await listMembers(database), {',
