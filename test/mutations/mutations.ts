@@ -25,9 +25,25 @@ export const mutations: readonly Mutation[] = [
   {
     removes: 'the follow-up for cells that lost a race',
     file: 'src/engine/reencrypt-batch.ts',
-    text: 'if (failedFor === undefined && unwritten.length > 0) await insertFollowUp',
-    replacement: 'if (failedFor === undefined && unwritten.length < 0) await insertFollowUp',
+    text: 'if (failedFor === undefined) await insertFollowUp(',
+    replacement: 'if (failedFor !== undefined) await insertFollowUp(',
+    test: guard('I3 a value that the application writes between read and write of its slice stays'),
+  },
+  {
+    removes: 'the follow-up for rows that the application holds locked',
+    file: 'src/engine/reencrypt-batch.ts',
+    text: 'await insertFollowUp(client, visit, unwrittenCells(slice, busy),',
+    replacement: 'await insertFollowUp(client, visit, [],',
     test: guard('I3 a row that the application holds locked is visited again in a follow-up batch'),
+  },
+  {
+    removes: 'the difference between a row that is locked and one that has changed',
+    file: 'src/engine/rewrite-rows.ts',
+    text: 'busy: missing(stale, locked)',
+    replacement: 'busy: new Set()',
+    test: guard(
+      'a row that the application keeps locked is waited for without limit, one that it changes at every visit is quarantined',
+    ),
   },
   {
     removes: 'the lease token from the condition under which a batch advances',
