@@ -2,7 +2,7 @@
 // due nor for whom; whoever gets it looks into PostgreSQL, which decides.
 import { openQueue, openWorker, queueUnavailable, type QueueAddress } from './connection.js';
 
-const wakeUpQueueName = 'keyturn-wake-ups';
+export const wakeUpQueueName = 'keyturn-wake-ups';
 
 export interface MirroredSchedule {
   readonly id: number;
