@@ -18,7 +18,7 @@ import {
 } from '../support/shop.js';
 import { until } from '../support/until.js';
 
-vi.setConfig({ maxConcurrency: 4, testTimeout: 240_000 });
+vi.setConfig({ testTimeout: 240_000 });
 
 const ids = Array.from({ length: 300 }, (_, at) => at + 1);
 const cells = ids
