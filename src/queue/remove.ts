@@ -1,5 +1,6 @@
 // Takes away what a cluster keeps in its queue, for a cluster that is taken away itself.
-import { openQueue, queueUnavailable, type QueueAddress } from './connection.js';
+import { queueUnavailable, type QueueAddress } from './address.js';
+import { openQueue } from './connection.js';
 import { batchQueueName, markerQueueName } from './jobs.js';
 import { wakeUpQueueName } from './wake-ups.js';
 
