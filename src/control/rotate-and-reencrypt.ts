@@ -129,20 +129,23 @@ async function findEarlierRun(database: Queryable, keyringName: string | undefin
   const active = keyring.keys.find((key) => key.state === 'active');
   const run = active && (await findRunToward(database, keyring.id, Number(active.id)));
   if (run === undefined || run.state === 'cancelling') return undefined;
-  if (run.state === 'paused' || run.state === 'pausing') {
-    throw new KeyturnError(
-      'RUN_STATE_REFUSED',
-      `run ${run.id} is ${run.state}${run.heldBackBy === undefined ? '' : ` (${run.heldBackBy})`}; look with: keyturn run show ${run.id}; go on with: keyturn run resume ${run.id}`,
-      { run: run.id, state: run.state },
-    );
-  }
-  if (!isFinished(run.state)) return run;
+  if (!isFinished(run.state)) return refusePaused(run);
   const isStillTrue =
     run.state === 'succeeded' &&
     run.verifiedAt !== undefined &&
     active?.activatedAt !== undefined &&
     run.verifiedAt > active.activatedAt;
   return isStillTrue ? run : undefined;
+}
+
+/** A person decides when it goes on. */
+export function refusePaused(run: Run): Run {
+  if (run.state !== 'paused' && run.state !== 'pausing') return run;
+  throw new KeyturnError(
+    'RUN_STATE_REFUSED',
+    `run ${run.id} is ${run.state}${run.heldBackBy === undefined ? '' : ` (${run.heldBackBy})`}; look with: keyturn run show ${run.id}; go on with: keyturn run resume ${run.id}`,
+    { run: run.id, state: run.state },
+  );
 }
 
 interface Beginning {

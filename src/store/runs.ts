@@ -216,10 +216,10 @@ export async function setSteering(
   });
 }
 
-/** An unfinished run of the same kind over the same rows. */
+/** An unfinished run of the same kind over the same rows, unless it is being cancelled. */
 export async function findUnfinishedTwin(database: Queryable, run: Run): Promise<Run | undefined> {
   const { rows } = await database.query(
-    `${runSelect} WHERE r.state NOT IN ${finishedStates} AND r.keyring_id = $1 AND r.kind = $2 AND r.deep = $3
+    `${runSelect} WHERE r.state NOT IN ${finishedStates} AND r.state <> 'cancelling' AND r.keyring_id = $1 AND r.kind = $2 AND r.deep = $3
        AND r.target_id IS NOT DISTINCT FROM $4 AND r.scope IS NOT DISTINCT FROM $5 ORDER BY r.id LIMIT 1`,
     [run.keyringId, run.kind, run.deep, run.targetId ?? null, run.scope ?? null],
   );

@@ -156,9 +156,11 @@ test('pause --all names what it asked and what it left alone, and a cancelled ru
   expect((await keyturn('run', 'show', '4')).stdout).toMatch(/ {2}retries +run 1\n/);
 });
 
-test('of two retries of a run at once one is ordered and the other refused', async () => {
+test('of two retries of a run at once one is ordered and the other refused; once that one is being cancelled, another is ordered', async () => {
   await shop.query(`UPDATE keyturn.run SET state = 'cancelled' WHERE id = 4`);
   const both = await Promise.all([keyturn('run', 'retry', '4'), keyturn('run', 'retry', '4')]);
   expect(both.map(({ code }) => code)).toEqual(expect.arrayContaining([0, 4]));
   expect(both.find(({ code }) => code === 4)?.stderr).toMatch(/run 4 needs no retry: run \d+ covers the same/);
+  expect((await keyturn('run', 'cancel', '5')).stdout).toMatch(/^run 5 is cancelling/);
+  expect((await keyturn('run', 'retry', '4')).stdout).toMatch(/^run 6 ordered: retries run 4/);
 });
