@@ -208,21 +208,23 @@ test('every command has a line, and each line is a command', () => {
   expect([...new Set([...named, ...processes])].toSorted()).toEqual(leaves.map(({ path }) => path).toSorted());
 });
 
-test.each(lines)('keyturn $line works under $works, and under no other role', async ({ line: words, works, given }) => {
-  await given?.();
-  const before = await newestRecord();
-  const refused = roleNames.filter((role) => !works.includes(role));
-  await Promise.all(
-    refused.map(async (role) => {
-      const { code, stdout, stderr } = await keyturn(role, words);
-      expect({ role, code, stdout }).toEqual({ role, code: 5, stdout: '' });
-      expect(stderr).toMatch(/this database login (may not do that \(SQLSTATE 42501\)|is)/);
-    }),
-  );
-  expect(await newestRecord()).toEqual(before);
-  for (const [at, role] of works.entries()) {
-    if (at > 0) await given?.();
-    const { code, stderr } = await keyturn(role, words);
-    expect({ role, code, stderr: code === 0 ? '' : stderr }).toEqual({ role, code: 0, stderr: '' });
-  }
-});
+for (const { line: words, works, given } of lines) {
+  test(`keyturn ${words} works under ${works.join(', ')} and no other role`, async () => {
+    await given?.();
+    const before = await newestRecord();
+    const refused = roleNames.filter((role) => !works.includes(role));
+    await Promise.all(
+      refused.map(async (role) => {
+        const { code, stdout, stderr } = await keyturn(role, words);
+        expect({ role, code, stdout }).toEqual({ role, code: 5, stdout: '' });
+        expect(stderr).toMatch(/this database login (may not do that \(SQLSTATE 42501\)|is)/);
+      }),
+    );
+    expect(await newestRecord()).toEqual(before);
+    for (const [at, role] of works.entries()) {
+      if (at > 0) await given?.();
+      const { code, stderr } = await keyturn(role, words);
+      expect({ role, code, stderr: code === 0 ? '' : stderr }).toEqual({ role, code: 0, stderr: '' });
+    }
+  });
+}
