@@ -230,7 +230,13 @@ describe('one key at a time', () => {
               return shop.control.context.openRoots(uris, cluster);
             },
           },
-          { keyring: undefined, ifOlderThanMs: 86_400_000, reason, supply: { require: noSupply, start: noSupply } },
+          {
+            keyring: undefined,
+            ifOlderThanMs: 86_400_000,
+            reason,
+            acceptFailures: false,
+            supply: { require: noSupply, start: noSupply },
+          },
         );
       const both = [rotate('one'), rotate('other')];
       await until(async () => arrivals.length === 2, { what: 'both to find the rotation due', deadlineMs: 10_000 });
