@@ -14,6 +14,7 @@ import { openDatabase } from '../../src/store/database.js';
 import { createKeyStore, getClusterId, listRootUris } from '../../src/store/keys.js';
 import { giveUpLeadership, holdLeadership, type Leadership } from '../../src/store/leadership.js';
 import { getRun } from '../../src/store/runs.js';
+import { interpose } from './interposed-database.js';
 import type { Shop } from './shop.js';
 import { until } from './until.js';
 
@@ -33,6 +34,8 @@ export interface DirectRunOptions {
   readonly reachPoint?: ReachPoint;
   /** Before each batch is worked, for what an application does meanwhile. */
   readonly beforeBatch?: () => Promise<void>;
+  /** Between the first and the second statement of each transaction of a batch; hears how the transaction began. */
+  readonly betweenStatements?: (begin: string) => Promise<void>;
   readonly writeTimeoutMs?: number;
 }
 
@@ -59,7 +62,7 @@ export async function startDirectRunner(
     onTrouble: (error) => troubles.push(error),
   });
   const services: BatchServices = {
-    database,
+    database: options.betweenStatements === undefined ? database : interpose(database, options.betweenStatements),
     keyrings: membership,
     memberId: membership.id,
     reachPoint: options.reachPoint ?? passPoint,
