@@ -5,6 +5,7 @@ import { keyTextOf, scopeTextOf, type KeyValue } from '../engine/column.js';
 import type { KeyringSource } from '../engine/services.js';
 import { KeyturnError } from '../errors.js';
 import type { Stored } from '../formats/format.js';
+import type { Keyring } from '../keys/keyring.js';
 import { targetTitle, type RowKey } from '../rotation/target.js';
 import type { EncryptedEntity, EncryptedProperty } from './map-entities.js';
 import { Sealed } from './sealed.js';
@@ -45,7 +46,14 @@ export function encryptAt(
   if (value instanceof Sealed) throw invalid(property, 'was loaded but not decrypted, so it cannot be written');
   const plaintext = encodeValue(property.transformer.type, value, property.title);
   return naming(entity, property, () => {
-    const stored = encrypt(keyrings.forWriting(entity.target.keyringName), cellAt(entity, property, place), plaintext);
+    const keyring = keyrings.forWriting(entity.target.keyringName);
+    const cell = cellAt(entity, property, place);
+    if (isEnvelope(keyring, cell, value))
+      throw invalid(
+        property,
+        'was given an envelope in place of its plaintext, as raw rows and `result.raw` hold them; encrypted again it would read as an envelope; decrypt it first with decryptRaw() of installKeyturn',
+      );
+    const stored = encrypt(keyring, cell, plaintext);
     const { maxLength } = property.column;
     if (maxLength !== undefined && stored.length > maxLength)
       throw invalid(
@@ -54,6 +62,13 @@ export function encryptAt(
       );
     return new Sealed(stored, property.title);
   });
+}
+
+/** Whether a value names a key of the keyring, as nothing but an envelope does. */
+function isEnvelope(keyring: Keyring, { format }: Cell, value: unknown): boolean {
+  if (typeof value !== 'string' && !Buffer.isBuffer(value)) return false;
+  const keyId = format.nameKey(value);
+  return keyId !== undefined && keyring.lookup(keyId).status !== 'unknown';
 }
 
 export interface OpenedValue {

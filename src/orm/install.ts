@@ -7,8 +7,9 @@ import { decryptAt, keyOf, scopeOf } from './entity-cells.js';
 import { installationOn, setInstallation, type Installation } from './installation.js';
 import { mapEntities, type EncryptedEntity } from './map-entities.js';
 import { openEntity } from './open-entity.js';
+import { sealReturnedValues } from './returned-values.js';
 import { handOutEncryptingBuilders } from './select-builder.js';
-import { KeyturnSubscriber } from './subscriber.js';
+import { KeyturnSubscriber, type TitlesByTransformer } from './subscriber.js';
 import type { KeyValue } from '../engine/column.js';
 
 export interface InstalledKeyturn {
@@ -42,16 +43,20 @@ export async function installKeyturn(
     upgrades,
     entityOf: (metadata) => entities.get(metadata),
   };
-  const titles = new Map(
-    [...entities.values()].flatMap(({ properties }) =>
-      properties.map(({ transformer, title }) => [transformer.id, title] as const),
-    ),
-  );
   const isReadOnly = await isReadOnlyConnection(dataSource);
   setInstallation(dataSource, installation);
   handOutEncryptingBuilders(dataSource);
-  dataSource.subscribers.push(new KeyturnSubscriber(installation, titles, isReadOnly));
+  sealReturnedValues(dataSource, installation);
+  dataSource.subscribers.push(new KeyturnSubscriber(installation, titlesOf(entities.values()), isReadOnly));
   return installed(dataSource, installation);
+}
+
+function titlesOf(entities: Iterable<EncryptedEntity>): TitlesByTransformer {
+  const titles = new Map<number, { entity: string; title: string }[]>();
+  for (const { name, properties } of entities)
+    for (const { transformer, title } of properties)
+      titles.set(transformer.id, [...(titles.get(transformer.id) ?? []), { entity: name, title }]);
+  return titles;
 }
 
 function refuseUnfit(dataSource: DataSource): void {

@@ -8,7 +8,7 @@ import type { EncryptedEntity, EncryptedProperty } from './map-entities.js';
 import { Sealed } from './sealed.js';
 
 /**
- * Calls `onStale` once when a value is stale and the entity knows its key. Throws, or rejects with, DECRYPT_FAILED,
+ * Calls `onStale` once when a value is stale and its row is known: from `knownPlace`, else from the entity. Throws, or rejects with, DECRYPT_FAILED,
  * KEY_NOT_HELD, and VALUE_INVALID where the entity was loaded without its key or tenant.
  */
 export function openEntity(
@@ -16,10 +16,11 @@ export function openEntity(
   entity: EncryptedEntity,
   loaded: object,
   onStale: (key: RowKey) => void,
+  knownPlace?: RowPlace,
 ): Promise<void> | undefined {
   const sealed = entity.properties.filter(({ metadata }) => metadata.getEntityValue(loaded) instanceof Sealed);
   if (sealed.length === 0) return undefined;
-  const place = placeOf(entity, loaded);
+  const place = knownPlace ?? placeOf(entity, loaded);
   const opening: Opening = { keyrings, entity, loaded, place, isStale: false };
   const waiting = sealed.filter((property) => !tryOpen(opening, property));
   const finish = (): void => {
