@@ -32,7 +32,7 @@ export class KeyturnSubscriber implements EntitySubscriberInterface {
   readonly #titles: TitlesByTransformer;
   readonly #isReadOnly: boolean;
   readonly #readOnly = new WeakSet<QueryRunner>();
-  readonly #remembered = new WeakMap<QueryRunner, StaleRow[]>();
+  readonly #remembered = new WeakMap<QueryRunner, Map<string, StaleRow>>();
 
   constructor(installation: Installation, titles: TitlesByTransformer, isReadOnly: boolean) {
     this.#installation = installation;
@@ -79,16 +79,16 @@ export class KeyturnSubscriber implements EntitySubscriberInterface {
       this.#installation.upgrades.offer(row.target, row.key);
       return;
     }
-    const remembered = this.#remembered.get(runner) ?? [];
+    const remembered = this.#remembered.get(runner) ?? new Map<string, StaleRow>();
     this.#remembered.set(runner, remembered);
-    if (remembered.length < maxRemembered) remembered.push(row);
+    if (remembered.size < maxRemembered) remembered.set(`${row.target.id} ${JSON.stringify(row.key)}`, row);
   }
 
   #forget(runner: QueryRunner): readonly StaleRow[] {
-    const remembered = this.#remembered.get(runner) ?? [];
+    const remembered = this.#remembered.get(runner)?.values() ?? [];
     this.#remembered.delete(runner);
     this.#readOnly.delete(runner);
-    return remembered;
+    return [...remembered];
   }
 }
 
