@@ -11,7 +11,7 @@ import type { RootKeyProvider } from './keys/roots/root-key.js';
 import { loadFormatModules } from './format-modules.js';
 import { targetTitle } from './rotation/target.js';
 import { openDatabase } from './store/database.js';
-import { listTargets } from './store/registry.js';
+import { listTargets, listTargetsOfEntities } from './store/registry.js';
 import { createLogger } from './telemetry/logging.js';
 
 export { version } from './app-member.js';
@@ -77,7 +77,10 @@ export async function openKeyturn(options: OpenKeyturnOptions = {}): Promise<Key
     ...(options.rootKeyProviders === undefined ? {} : { rootKeyProviders: options.rootKeyProviders }),
     onTrouble: troubleLogger(log),
   });
-  const targets = await listTargets(member.database).catch(async (error: unknown) => {
+  const [targets, targetsOfEntities] = await Promise.all([
+    listTargets(member.database),
+    listTargetsOfEntities(member.database),
+  ]).catch(async (error: unknown) => {
     await member.close();
     throw error;
   });
@@ -89,7 +92,7 @@ export async function openKeyturn(options: OpenKeyturnOptions = {}): Promise<Key
   });
   let closed: Promise<void> | undefined;
   return {
-    parts: { targets, keyrings: member.membership, upgrades },
+    parts: { targets, targetsOfEntities, keyrings: member.membership, upgrades },
     column(table, column) {
       const wanted = table.includes('.') ? table : `public.${table}`;
       const target = targets.find((candidate) => targetTitle(candidate) === wanted);

@@ -35,13 +35,16 @@ export async function installKeyturn(
   keyturn: { readonly parts: ApplicationParts },
 ): Promise<InstalledKeyturn> {
   refuseUnfit(dataSource);
-  const { targets, keyrings, upgrades } = keyturn.parts;
-  const entities = mapEntities(dataSource, targets, (keyring) => keyrings.current(keyring).cluster);
+  const entities = mapEntities(dataSource, keyturn.parts.targetsOfEntities, (name) =>
+    keyturn.parts.keyrings.current(name),
+  );
   const installation: Installation = {
-    targets,
-    keyrings,
-    upgrades,
-    entityOf: (metadata) => entities.get(metadata),
+    ...keyturn.parts,
+    entityOf(metadata) {
+      const entity = entities.get(metadata);
+      return entity === undefined || entity.properties.length === 0 ? undefined : entity;
+    },
+    readEntityOf: (metadata) => entities.get(metadata),
   };
   const isReadOnly = await isReadOnlyConnection(dataSource);
   setInstallation(dataSource, installation);

@@ -43,11 +43,13 @@ export class KeyturnSubscriber implements EntitySubscriberInterface {
   afterLoad(loaded: unknown, event?: LoadEvent<object>): Promise<void> | undefined {
     if (event === undefined || typeof loaded !== 'object' || loaded === null) return undefined;
     const metadata = event.metadata.findInheritanceMetadata(loaded);
-    const entity = this.#installation.entityOf(metadata);
+    const entity = this.#installation.readEntityOf(metadata);
     if (entity === undefined) return undefined;
-    return openEntity(this.#installation.keyrings, entity, loaded, (key) =>
-      this.#offer(event.queryRunner, { target: entity.target, key }),
-    );
+    return openEntity(this.#installation.keyrings, entity, loaded, (key) => {
+      // Nothing is left to move where only columns are mapped that were left.
+      const target = this.#installation.targets.find(({ id }) => id === entity.target.id);
+      if (target !== undefined) this.#offer(event.queryRunner, { target, key });
+    });
   }
 
   beforeQuery(event: BeforeQueryEvent): void {
