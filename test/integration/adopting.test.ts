@@ -1,5 +1,5 @@
 // A column that comes from plaintext and goes to it, online: both forms are read meanwhile, one alone afterwards. What
-// cannot work is refused before it begins. Every other format: test/chaos/moving-every-format.test.ts.
+// cannot work is refused before it begins. Every other format: moving-formats.test.ts, and test/chaos at length.
 import { Column, Entity, In, PrimaryColumn } from 'typeorm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openControl } from '../../src/app.js';
