@@ -8,6 +8,7 @@ import { startLazyUpgrades } from './engine/lazy-upgrade.js';
 import type { ApplicationParts } from './engine/services.js';
 import { KeyturnError } from './errors.js';
 import type { RootKeyProvider } from './keys/roots/root-key.js';
+import { readEntityTargets } from './entity-modules.js';
 import { loadFormatModules } from './format-modules.js';
 import { targetTitle } from './rotation/target.js';
 import { openDatabase } from './store/database.js';
@@ -31,6 +32,7 @@ export const openControl: OpenControlFunction = (options) => {
       openRoots: rootOpener.open,
       forgetRoot: rootOpener.forget,
       loadFormats: () => loadFormatModules(options.environment),
+      readEntities: readEntityTargets,
       exportRoot: createRootExporter(options.environment),
       onProgress: options.onProgress ?? (() => undefined),
     },
