@@ -16,14 +16,27 @@ export interface InstalledKeyturn {
   /** Decrypts, in place, entities that TypeORM loaded without telling subscribers: mapped joins, `callListeners(false)`. */
   open<Entity extends ObjectLiteral>(entity: EntityTarget<Entity>, loaded: Entity | readonly Entity[]): Promise<void>;
   /**
-   * Decrypts rows of `getRawMany`, `query` or a stream: answers copies with plaintexts in place of envelopes. `names` tells
-   * which key of a row holds which property; default: the column's name behind the alias, as TypeORM names it.
+   * Decrypts rows of `getRawMany`, `query` or a stream: answers copies with plaintexts in place of envelopes. A property is
+   * looked for under its column's name, behind the alias where one is given, as TypeORM names it.
    */
-  decryptRaw<Entity extends ObjectLiteral>(
-    entity: EntityTarget<Entity>,
-    rows: readonly Readonly<Record<string, unknown>>[],
+  readonly decryptRaw: DecryptRaw;
+}
+
+type RawRow = Readonly<Record<string, unknown>>;
+type OpenedRow = Record<string, unknown>;
+
+export interface DecryptRaw {
+  (
+    entity: EntityTarget<ObjectLiteral>,
+    rows: readonly RawRow[],
     options?: { readonly alias?: string },
-  ): Promise<Record<string, unknown>[]>;
+  ): Promise<OpenedRow[]>;
+  /** Row by row, as they come: what `stream()` answers is one. */
+  (
+    entity: EntityTarget<ObjectLiteral>,
+    rows: AsyncIterable<unknown>,
+    options?: { readonly alias?: string },
+  ): AsyncIterable<OpenedRow>;
 }
 
 /**
@@ -100,21 +113,41 @@ function installed(dataSource: DataSource, installation: Installation): Installe
       const several: readonly object[] = Array.isArray(loaded) ? (loaded as readonly object[]) : [loaded as object];
       for (const one of several) await openEntity(installation.keyrings, entity, one, () => undefined);
     },
-    async decryptRaw(target, rows, { alias } = {}) {
+    decryptRaw: ((target, rows, { alias } = {}) => {
       const entity = entityFor(target);
-      const opened: Record<string, unknown>[] = [];
-      for (const row of rows) opened.push(await openRow(installation, entity, row, alias));
-      return opened;
-    },
+      return Symbol.asyncIterator in rows
+        ? openStream(installation, entity, rows, alias)
+        : openRows(installation, entity, rows, alias);
+    }) as DecryptRaw,
   };
+}
+
+async function openRows(
+  installation: Installation,
+  entity: EncryptedEntity,
+  rows: readonly RawRow[],
+  alias: string | undefined,
+): Promise<OpenedRow[]> {
+  const opened: OpenedRow[] = [];
+  for (const row of rows) opened.push(await openRow(installation, entity, row, alias));
+  return opened;
+}
+
+async function* openStream(
+  installation: Installation,
+  entity: EncryptedEntity,
+  rows: AsyncIterable<unknown>,
+  alias: string | undefined,
+): AsyncGenerator<OpenedRow> {
+  for await (const row of rows) yield openRow(installation, entity, row as RawRow, alias);
 }
 
 async function openRow(
   { keyrings }: Installation,
   entity: EncryptedEntity,
-  row: Readonly<Record<string, unknown>>,
+  row: RawRow,
   alias: string | undefined,
-): Promise<Record<string, unknown>> {
+): Promise<OpenedRow> {
   const nameOf = (column: { readonly databaseName: string }): string =>
     alias === undefined ? column.databaseName : `${alias}_${column.databaseName}`;
   const valueOf = (column: { readonly databaseName: string }): KeyValue | null | undefined =>

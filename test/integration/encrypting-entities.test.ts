@@ -1,5 +1,6 @@
 // Entities with encrypted properties through every path of TypeORM: written as envelopes, read as what they were.
 import { randomUUID } from 'node:crypto';
+import { Readable } from 'node:stream';
 import { IsNull, Like, Not } from 'typeorm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Keyturn } from '../../src/app.js';
@@ -571,6 +572,16 @@ describe('reading', () => {
       await orm.dataSource.query('SELECT id, score FROM buyer WHERE id = $1', [id]),
     );
     expect(plain).toEqual({ id, score: full.score });
+    const streamed: unknown[] = [];
+    for await (const row of orm.installed.decryptRaw(Buyer, Readable.from([...rows, ...rows]), { alias: 'b' }))
+      streamed.push(row);
+    expect(streamed).toEqual([opened, opened]);
+    const broken = orm.installed.decryptRaw(Buyer, Readable.from([{ ...rows[0], b_id: '1' }]), { alias: 'b' });
+    expect(
+      await errorOf(async () => {
+        for await (const _ of broken) expect.fail('expected an error');
+      }),
+    ).toMatchObject({ code: 'DECRYPT_FAILED' });
   });
 
   test('I8 what was loaded behind the back of subscribers never passes for a value, and open() decrypts it', async () => {
