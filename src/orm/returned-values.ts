@@ -56,10 +56,10 @@ function returnedPlace(entity: EncryptedEntity, map: ObjectLiteral, loaded: Obje
 /** Rows come back in no order, so several of them must say whose they are. Throws VALUE_INVALID. */
 export function refuseNameless(
   entity: EncryptedEntity,
-  returning: string | readonly string[],
+  returning: string | readonly string[] | undefined,
   entities: readonly unknown[],
 ): void {
-  if (entities.length < 2 || typeof returning === 'string') return;
+  if (entities.length < 2 || returning === undefined || typeof returning === 'string') return;
   const returns = (path: string): boolean => returning.includes(path);
   const values = entity.properties.filter(({ metadata }) => returns(metadata.propertyPath));
   if (values.length === 0 || entity.keyColumns.every(({ propertyPath }) => returns(propertyPath))) return;

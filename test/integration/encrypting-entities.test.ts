@@ -129,6 +129,17 @@ describe('writing', () => {
     expect(found).toMatchObject({ ...full, email: 'new@example.com', address: { street: null, city: 'London' } });
   });
 
+  test('preload merges into the stored values, and only what differs is written', async () => {
+    const { manager } = orm.dataSource;
+    const { id } = await manager.save(buyer(full));
+    const before = await storedOf('buyer', `id = ${id}`);
+    const loaded = await manager.preload(Buyer, { id, email: 'preloaded' });
+    expect(loaded).toMatchObject({ ...full, email: 'preloaded' });
+    await manager.save(loaded as Buyer);
+    expect(await storedOf('buyer', `id = ${id}`)).toMatchObject({ photo: before['photo'], tag: before['tag'] });
+    expect(await manager.findOneByOrFail(Buyer, { id })).toMatchObject({ ...full, email: 'preloaded' });
+  });
+
   test('insert takes the next number of a sequence, also for many rows and for listeners switched off', async () => {
     const many = [buyer({ email: 'a' }), buyer({ email: null }), buyer({ email: 'c' })];
     const result = await orm.dataSource.manager.insert(Buyer, many);
@@ -310,6 +321,7 @@ describe('writing', () => {
     const two = await manager.save([buyer({ email: 'r1' }), buyer({ email: 'r2' })]);
     const update = (returning: string | string[]): Promise<unknown> =>
       manager.createQueryBuilder().update(Buyer).set({ tag: 'both' }).whereEntity(two).returning(returning).execute();
+    await manager.createQueryBuilder().update(Buyer).set({ tag: 'neither' }).whereEntity(two).execute();
     expect(await errorOf(() => update(['email']))).toMatchObject({
       code: 'VALUE_INVALID',
       message: expect.stringContaining('return id too'),
