@@ -3,6 +3,8 @@
 import { Column, Entity, In, PrimaryColumn } from 'typeorm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openControl } from '../../src/app.js';
+import { examineEverything } from '../../src/control/doctor.js';
+import { init } from '../../src/control/init.js';
 import { prepareMove, type MoveRequest } from '../../src/control/adopt.js';
 import { rebindValues } from '../../src/control/rebind.js';
 import { writeVerificationSql } from '../../src/control/verification-sql.js';
@@ -180,6 +182,45 @@ describe('adopting', () => {
     );
     expect(await moving.shop.query('SELECT generation FROM keyturn.keyring')).toEqual(before);
   });
+});
+
+test('init tells columns that wait to be adopted from those that need it not, and looks again the next time', async () => {
+  const { shop } = moving;
+  await shop.query('CREATE TABLE late (id bigint PRIMARY KEY, empty text, old text, papers jsonb)');
+  await shop.query(`INSERT INTO late VALUES (1, NULL, 'plain', '{"pass": "kt1.AAAA"}')`);
+  const control = openControl({
+    environment: shop.environment(),
+    file: {
+      keyrings: { people: { root: 'env:KEYTURN_ROOT_KEY' } },
+      targets: [
+        {
+          table: 'late',
+          keyring: 'people',
+          columns: { empty: {}, old: {}, papers: { paths: { pass: ['pass'], other: ['other'] } } },
+        },
+      ],
+    },
+  });
+  const awaiting = async (): Promise<unknown[]> => {
+    await init(control.context);
+    const found = await shop.query(
+      `SELECT c.name FROM keyturn.target_column c JOIN keyturn.target t ON t.id = c.target_id
+       WHERE t.table_name = 'late' AND c.awaits_adoption`,
+    );
+    return found.map(({ name }) => name);
+  };
+  expect(await awaiting()).toEqual(['old']);
+  const waiting = (await examineEverything(moving.context)).filter(({ check }) => check === 'adoption');
+  expect(waiting).toMatchObject([
+    {
+      level: 'refuse',
+      subject: 'public.late.old',
+      remedy: expect.stringContaining('--from FORMAT --prepare') as unknown,
+    },
+  ]);
+  await shop.query(`UPDATE late SET old = 'kt1.BBBB'`);
+  expect(await awaiting()).toEqual([]);
+  await control.close();
 });
 
 describe('the command', () => {
