@@ -5,6 +5,7 @@ import type { KeyListing } from '../control/keys.js';
 import { refuseUnlessComplete, type BegunRun } from '../control/rotate-and-reencrypt.js';
 import type { RunReport } from '../control/runs.js';
 import type { Running } from './cli.js';
+import { noteJoined } from './finish-run.js';
 import { followRun } from './follow-run.js';
 import { noteMissingRunners, type Staff } from './staff.js';
 import { countOf } from './table.js';
@@ -36,8 +37,10 @@ export async function endEmergency(
 }
 
 /** Waits where somebody was named to do the work; the report of the run either way. */
-async function settle(running: Running, staff: Staff, { begin, report }: BegunRun): Promise<RunReport> {
-  if (begin === 'done') return report;
+async function settle(running: Running, staff: Staff, begun: BegunRun): Promise<RunReport> {
+  const { report } = begun;
+  if (begun.begin === 'done') return report;
+  if (begun.begin === 'joined') noteJoined(running, begun);
   if (!staff.waits) {
     await noteMissingRunners(running);
     return report;

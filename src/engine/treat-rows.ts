@@ -1,5 +1,5 @@
 // Decrypts and reencrypts the cells of a slice and packs what is to be written: rows in, outcomes and arrays out, no I/O.
-import { rebind, reencryptAll, type Cell, type CellFailure, type Examined } from '../codec.js';
+import { check, rebind, reencryptAll, type Cell, type CellFailure, type Examined } from '../codec.js';
 import type { KeyId } from '../crypto/value-key.js';
 import type { Stored } from '../formats/format.js';
 import type { Keyring } from '../keys/keyring.js';
@@ -43,7 +43,7 @@ interface Rewrite {
 }
 
 function startTreatment(
-  { keyring, target, former }: Pick<SliceWork, 'keyring' | 'target' | 'former'>,
+  { keyring, target, former, checksCurrent }: Pick<SliceWork, 'keyring' | 'target' | 'former' | 'checksCurrent'>,
   rowCount: number,
 ): RowTreatment {
   const builder = createCellBuilder(target, keyring.cluster);
@@ -86,9 +86,11 @@ function startTreatment(
             found.map(({ cell, stored }) => ({ cell: cell.address, stored })),
           )
         : found.map(({ row, cell, stored }) => rebind(keyring, cell, formerAddress(some[row], column, cell), stored));
-    for (const [index, { row, stored }] of found.entries()) {
+    for (const [index, { row, cell, stored }] of found.entries()) {
       const one = examined[index];
-      if (one !== undefined) result[row] = settle(rows + row, column, stored, one);
+      if (one === undefined) continue;
+      const isToCheck = checksCurrent === true && one.outcome === 'current';
+      result[row] = settle(rows + row, column, stored, isToCheck ? check(keyring, cell, stored) : one);
     }
     return result;
   }
@@ -162,8 +164,12 @@ function packColumn(
   };
 }
 
-/** The event loop turns between so many rows, so that statements under way are not kept waiting. */
-const rowsPerTurn = 32;
+/** The event loop turns between so much work, so that statements under way are not kept waiting: some 5 ms at most. */
+const maxRowsPerTurn = 32;
+const maxBytesPerTurn = 128_000;
+const maxMsPerTurn = 5;
+/** Of a format that takes long for each value, the first turn is short too. */
+const firstRowsPerTurn = 4;
 
 export interface SliceWork {
   readonly keyring: Keyring;
@@ -173,6 +179,8 @@ export interface SliceWork {
   readonly visited: readonly (readonly boolean[])[] | undefined;
   /** What values may still be bound to: the cells are brought to their present address, not to the active key. */
   readonly former?: (row: CellRow) => FormerAddress;
+  /** What needs no reencryption is decrypted all the same. */
+  readonly checksCurrent?: boolean;
 }
 
 /** Key and tenant that a row had. */
@@ -184,9 +192,28 @@ export interface FormerAddress {
 export async function treatRows(work: SliceWork): Promise<TreatedRows> {
   const { rows, visited } = work;
   const treatment = startTreatment(work, rows.length);
-  for (let at = 0; at < rows.length; at += rowsPerTurn) {
+  let limit = firstRowsPerTurn;
+  for (let at = 0; at < rows.length; ) {
     if (at > 0) await new Promise(setImmediate);
-    treatment.add(rows.slice(at, at + rowsPerTurn), visited?.slice(at, at + rowsPerTurn));
+    const end = endOfTurn(rows, at, limit);
+    const startedAt = performance.now();
+    treatment.add(rows.slice(at, end), visited?.slice(at, end));
+    const milliseconds = performance.now() - startedAt;
+    limit =
+      milliseconds > maxMsPerTurn
+        ? Math.max(1, Math.floor(((end - at) * maxMsPerTurn) / milliseconds))
+        : Math.min(maxRowsPerTurn, limit * 2);
+    at = end;
   }
   return treatment.finish();
+}
+
+/** One row at least. */
+function endOfTurn(rows: readonly CellRow[], from: number, limit: number): number {
+  let bytes = 0;
+  for (let at = from; at < rows.length && at < from + limit; at++) {
+    for (const value of rows[at]?.values ?? []) bytes += value?.length ?? 0;
+    if (bytes > maxBytesPerTurn && at > from) return at;
+  }
+  return Math.min(rows.length, from + limit);
 }

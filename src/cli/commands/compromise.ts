@@ -33,7 +33,7 @@ export function addCompromiseCommand(key: Command, cli: Cli): void {
       .action((name: string, options: CompromiseCommandOptions) => compromiseCommand(cli, name, options)),
     {
       changes:
-        'marks the key; where it is the active one, makes the standby active in the same transaction, at once, and names members that do not hold it yet. Where a key has to be made first, members have 15 s to load it. Needs no root key where there is a standby. Orders an emergency run over everything that does not name the active key, and retires the key when nothing names it; without --wait or --local a supervisor does, if its login may. Repeating it goes on where it stopped and never makes a second key. A compromised key is never active again.',
+        'marks the key; where it is the active one, makes the standby active in the same transaction, at once, and names members that do not hold it yet. Where a key has to be made first, members have 15 s to load it. Needs no root key where there is a standby. Orders an emergency run over everything that does not name the active key, or puts an unfinished one before all others without its limits, and retires the key when nothing names it; without --wait or --local a supervisor does, if its login may. Repeating it goes on where it stopped and never makes a second key. A compromised key is never active again.',
       examples: [
         ['keyturn key compromise v3 --reason "laptop stolen" --local 2', 'to the end, with workers of its own'],
         ['keyturn key compromise v3 --root-suspect --reason "dump and root leaked"', 'then change the root as well'],
