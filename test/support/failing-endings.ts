@@ -2,7 +2,7 @@
 import { expect } from 'vitest';
 import type { ControlContext } from '../../src/control/context.js';
 import { approveAndDestroy, askForDestruction, cancelRequest } from '../../src/control/destroy-key.js';
-import { restore, retire } from '../../src/control/keys.js';
+import { restore, retire, type KeyListing } from '../../src/control/keys.js';
 import { listFenceTroubles } from '../../src/engine/fence.js';
 import { hashOf, passWait, replacedKey, retiredKey, stateOf, wrapsOf } from './ending-keys.js';
 import { failAt } from './failing-database.js';
@@ -92,18 +92,26 @@ export async function failEndings({ shop, ada, bob }: Race, failures: Failures):
   );
   await askForDestruction(ada.context, undefined, name, { reason: 'test' });
   await passWait(shop);
-  const hash = await hashOf(shop, key);
-  const destructions = await failEach(
+  let due = { key, hash: await hashOf(shop, key) };
+  const last = await failEach(
     bob.context,
     failures,
-    (failing) => approveAndDestroy(failing, undefined, name, hash, 'test'),
+    (failing) => approveAndDestroy(failing, undefined, String(due.key.id), due.hash, 'test'),
     async () => {
-      const state = await stateOf(shop, key.id);
-      expect({ state, wraps: await wrapsOf(shop, key.id) }).toEqual(
+      const state = await stateOf(shop, due.key.id);
+      expect({ state, wraps: await wrapsOf(shop, due.key.id) }).toEqual(
         state === 'destroyed' ? { state, wraps: 0 } : { state: 'pending_destruction', wraps: 1 },
       );
+      if (state === 'destroyed') due = await dueKey({ shop, ada, bob });
     },
   );
-  expect(await stateOf(shop, key.id)).toBe('destroyed');
-  return destructions;
+  expect(await stateOf(shop, due.key.id)).toBe('destroyed');
+  return last;
+}
+
+async function dueKey({ shop, ada }: Race): Promise<{ key: KeyListing; hash: string }> {
+  const key = await retiredKey(shop);
+  await askForDestruction(ada.context, undefined, String(key.id), { reason: 'test' });
+  await passWait(shop);
+  return { key, hash: await hashOf(shop, key) };
 }
