@@ -8,7 +8,8 @@ import { readStatus } from '../../src/control/status.js';
 import { keyMoves, type KeyState } from '../../src/keys/states.js';
 import { runCapturedWith } from '../cli/captured.js';
 import { startChild } from '../support/child.js';
-import { sqlstateOf } from '../../src/store/database.js';
+import type { ControlContext } from '../../src/control/context.js';
+import { readOnlySnapshot, sqlstateOf } from '../../src/store/database.js';
 import {
   createPerson,
   envelopeNaming,
@@ -80,7 +81,7 @@ describe('destroying a key', () => {
       ),
     );
     const early = approveAndDestroy(bob.context, undefined, String(key.id), destruction.hash, 'fine');
-    await expect(early).rejects.toMatchObject({ code: 'APPROVAL_REFUSED', kind: 'refused' });
+    expect(await early.catch((error: unknown) => error)).toMatchObject({ code: 'APPROVAL_REFUSED', kind: 'refused' });
     await passWait(shop);
     // Of another waiting time it is another request: what was read before counts no more.
     const stale = approveAndDestroy(bob.context, undefined, String(key.id), destruction.hash, 'fine');
@@ -202,6 +203,44 @@ describe('destroying a key', () => {
     expect(await wrapsOf(shop, key.id)).toBe(1);
     await shop.query('DELETE FROM customer');
     expect(await destroy()).toMatchObject({ key: { state: 'destroyed' } });
+  });
+});
+
+describe('a fence that is lowered and raised again during the scan', () => {
+  /** The same context, in which every scan is followed by that. */
+  function touching({ database, ...context }: ControlContext): ControlContext {
+    const touched: typeof database = {
+      ...database,
+      async transaction(work, begin) {
+        const result = await database.transaction(work, begin);
+        if (begin?.startsWith(readOnlySnapshot) === true)
+          for (const how of ['DISABLE', 'ENABLE ALWAYS'])
+            await shop.query(`ALTER TABLE customer ${how} TRIGGER zz_keyturn_fence_insert`);
+        return result;
+      },
+    };
+    return { ...context, database: touched };
+  }
+  const refused = {
+    code: 'KEY_IN_USE',
+    message: expect.stringContaining(
+      'was changed during the scan (public.customer), so the scan proves nothing',
+    ) as string,
+  };
+
+  test('I6 does not let the key retire', async () => {
+    const key = await replacedKey(shop);
+    const attempt = retire(touching(shop.control.context), undefined, String(key.id), 'test');
+    expect(await attempt.catch((error: unknown) => error)).toMatchObject(refused);
+    expect(await stateOf(shop, key.id)).toBe('decrypt_only');
+  });
+
+  test('I6 does not let the key be destroyed', async () => {
+    const { key, hash } = await dueKey();
+    const attempt = approveAndDestroy(touching(bob.context), undefined, String(key.id), hash, 'test');
+    expect(await attempt.catch((error: unknown) => error)).toMatchObject(refused);
+    expect(await wrapsOf(shop, key.id)).toBe(1);
+    await cancelRequest(ada.context, undefined, String(key.id), 'test');
   });
 });
 
