@@ -6,7 +6,14 @@ import { findLaggards } from '../rotation/convergence.js';
 import { dispatchWindow } from '../rotation/pace.js';
 import { maxRounds, type RunKind, type RunState } from '../rotation/run.js';
 import { isLockState, maxAttempts } from '../rotation/slice-failure.js';
-import { cancelPending, countBatches, countPendingRanges, latestFailures, recallDispatched } from '../store/batches.js';
+import {
+  cancelPending,
+  countBatches,
+  countPendingRanges,
+  countRowsWaitedFor,
+  latestFailures,
+  recallDispatched,
+} from '../store/batches.js';
 import type { Database, Queryable } from '../store/database.js';
 import { stillLeads, type Leadership } from '../store/leadership.js';
 import { getKeyring } from '../store/keys.js';
@@ -84,7 +91,9 @@ async function proceed(supervision: Supervision, run: Run, rests: string | undef
     run,
     rests ??
       waiting ??
-      (workers === 0 ? 'no live worker; start one with: keyturn worker' : (await readPace(database))?.reason),
+      (workers === 0
+        ? 'no live worker; start one with: keyturn worker'
+        : ((await readPace(database))?.reason ?? (await findLocksWaitedFor(database, run)))),
   );
   if (waiting !== undefined) return;
   if (rests === undefined) {
@@ -100,6 +109,14 @@ async function proceed(supervision: Supervision, run: Run, rests: string | undef
       if (move.to === 'verifying' && move.pass !== undefined) await beginPass(client, run, move.pass);
     }
   });
+}
+
+/** In words, the rows that are left and that the application keeps locked. */
+async function findLocksWaitedFor(database: Queryable, run: Run): Promise<string | undefined> {
+  const rows = await countRowsWaitedFor(database, run.id, run.pass);
+  return rows === undefined
+    ? undefined
+    : `waiting for the application, which keeps the last ${rows === 1 ? 'row' : `${rows} rows`} locked`;
 }
 
 /** Everything is planned, and every batch is done. */

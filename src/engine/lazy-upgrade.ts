@@ -162,7 +162,7 @@ export function startLazyUpgrades(services: {
     const keyId = Number(activeKeyOf(keyring).id);
     try {
       rowsUpdated += await services.database.transaction(async (client) => {
-        const unwritten = await rewriteRows(client, storeOf(target), treated, async () => undefined);
+        const { rows: unwritten } = await rewriteRows(client, storeOf(target), treated, async () => undefined);
         const updated = treated.stale.length - unwritten.size;
         await countLazyUpgrade(client, {
           targetId: target.id,

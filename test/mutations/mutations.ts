@@ -25,9 +25,25 @@ export const mutations: readonly Mutation[] = [
   {
     removes: 'the follow-up for cells that lost a race',
     file: 'src/engine/reencrypt-batch.ts',
-    text: 'if (failedFor === undefined && unwritten.length > 0) await insertFollowUp',
-    replacement: 'if (failedFor === undefined && unwritten.length < 0) await insertFollowUp',
+    text: 'if (failedFor === undefined) await insertFollowUp(',
+    replacement: 'if (failedFor !== undefined) await insertFollowUp(',
+    test: guard('I3 a value that the application writes between read and write of its slice stays'),
+  },
+  {
+    removes: 'the follow-up for rows that the application holds locked',
+    file: 'src/engine/reencrypt-batch.ts',
+    text: 'await insertFollowUp(client, visit, unwrittenCells(slice, busy),',
+    replacement: 'await insertFollowUp(client, visit, [],',
     test: guard('I3 a row that the application holds locked is visited again in a follow-up batch'),
+  },
+  {
+    removes: 'the difference between a row that is locked and one that has changed',
+    file: 'src/engine/rewrite-rows.ts',
+    text: 'busy: missing(stale, locked)',
+    replacement: 'busy: new Set()',
+    test: guard(
+      'a row that the application keeps locked is waited for without limit, one that it changes at every visit is quarantined',
+    ),
   },
   {
     removes: 'the lease token from the condition under which a batch advances',
@@ -105,6 +121,16 @@ export const mutations: readonly Mutation[] = [
     test: guard('I5 a key is not activated before every live member holds it'),
   },
   {
+    removes: 'the look, under the lock, whether another command has rotated already',
+    file: 'src/control/keys.ts',
+    text: 'if (replacing === undefined || active?.id === replacing) return;',
+    replacement: 'if (replacing === undefined || active?.id === replacing || true) return;',
+    test: {
+      file: 'test/integration/converging.test.ts',
+      name: 'I5 of two commands that find a rotation due at the same time one makes it and both go on with one run: the one far ahead of the other',
+    },
+  },
+  {
     removes: 'the wait for laggards before a run moves anything',
     file: 'src/engine/advance-run.ts',
     text: 'const [laggard] = findLaggards(await listMembers(database), {',
@@ -140,6 +166,16 @@ export const mutations: readonly Mutation[] = [
     test: {
       file: 'test/integration/following-the-active-key.test.ts',
       name: 'a run whose active key changes after the last batch of its scan succeeds only with every cell under the newest key',
+    },
+  },
+  {
+    removes: 'the one snapshot in which the second scan looks at a slice',
+    file: 'src/engine/reencrypt-batch.ts',
+    text: 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;',
+    replacement: 'BEGIN READ ONLY;',
+    test: {
+      file: 'test/integration/verifying.test.ts',
+      name: 'a row that is deleted or inserted between two statements about a slice hides no other from the scan',
     },
   },
   {

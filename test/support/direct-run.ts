@@ -14,12 +14,15 @@ import { openDatabase } from '../../src/store/database.js';
 import { createKeyStore, getClusterId, listRootUris } from '../../src/store/keys.js';
 import { giveUpLeadership, holdLeadership, type Leadership } from '../../src/store/leadership.js';
 import { getRun } from '../../src/store/runs.js';
+import { interpose } from './interposed-database.js';
 import type { Shop } from './shop.js';
 import { until } from './until.js';
 
 export interface DirectRunner {
   readonly services: BatchServices;
   readonly membership: Membership;
+  /** As its steps hold it. */
+  lead(): Promise<Leadership>;
   /** One supervisor step of the run, then every batch that is due. */
   step(runId: number): Promise<readonly Worked[]>;
   /** Steps until the run is finished or paused. */
@@ -31,6 +34,8 @@ export interface DirectRunOptions {
   readonly reachPoint?: ReachPoint;
   /** Before each batch is worked, for what an application does meanwhile. */
   readonly beforeBatch?: () => Promise<void>;
+  /** Between the first and the second statement of each transaction of a batch; hears how the transaction began. */
+  readonly betweenStatements?: (begin: string) => Promise<void>;
   readonly writeTimeoutMs?: number;
 }
 
@@ -57,7 +62,7 @@ export async function startDirectRunner(
     onTrouble: (error) => troubles.push(error),
   });
   const services: BatchServices = {
-    database,
+    database: options.betweenStatements === undefined ? database : interpose(database, options.betweenStatements),
     keyrings: membership,
     memberId: membership.id,
     reachPoint: options.reachPoint ?? passPoint,
@@ -66,10 +71,14 @@ export async function startDirectRunner(
   const holder = randomUUID();
   let held: Leadership | undefined;
 
+  async function lead(): Promise<Leadership> {
+    held = await holdLeadership(database, holder);
+    if (held === undefined) throw new Error('another supervisor leads');
+    return held;
+  }
+
   async function step(runId: number): Promise<readonly Worked[]> {
-    const leadership = await holdLeadership(database, holder);
-    if (leadership === undefined) throw new Error('another supervisor leads');
-    held = leadership;
+    const leadership = await lead();
     await advanceRun({ database, leadership }, await getRun(database, runId));
     const worked: Worked[] = [];
     for (const due of await dispatchDue(database, 50)) {
@@ -83,6 +92,7 @@ export async function startDirectRunner(
   return {
     services,
     membership,
+    lead,
     step,
     finish: (runId) =>
       until(
