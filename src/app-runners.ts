@@ -25,6 +25,7 @@ import {
   type ListenSettings,
 } from './environment.js';
 import { KeyturnError } from './errors.js';
+import { readEntityTargets } from './entity-modules.js';
 import { loadFormatModules } from './format-modules.js';
 import { consumeBatches, type Consumer } from './queue/consume.js';
 import { queueAddressOf, type QueueAddress } from './queue/address.js';
@@ -302,6 +303,7 @@ async function startPolicies(
       forgetRoot: opener.forget,
       exportRoot: createRootExporter(environment),
       loadFormats: () => loadFormatModules(environment),
+      readEntities: readEntityTargets,
       onProgress: (words) => log.debug(words),
     }),
     openWakeUps: (onWake) => openWakeUps(address, onWake),

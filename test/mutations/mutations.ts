@@ -288,4 +288,34 @@ export const mutations: readonly Mutation[] = [
       name: 'a bare machine takes a key that waited for its destruction as a retired one, which may be restored or asked for anew',
     },
   },
+  {
+    removes: 'the refusal of an envelope in place of a plaintext',
+    file: 'src/orm/entity-cells.ts',
+    text: 'if (isEnvelope(keyring, cell, value))',
+    replacement: 'if (isEnvelope(keyring, cell, undefined))',
+    test: {
+      file: 'test/integration/encrypting-entities.test.ts',
+      name: 'I8 an envelope in place of a plaintext is refused, so that it is not encrypted again',
+    },
+  },
+  {
+    removes: 'the guard of the tenant from what changes a relation',
+    file: 'src/orm/select-builder.ts',
+    text: 'return new EncryptingRelationQueryBuilder(super.relation(...(given as [EntityTarget<ObjectLiteral>, string])));',
+    replacement: 'return super.relation(...(given as [EntityTarget<ObjectLiteral>, string]));',
+    test: {
+      file: 'test/integration/encrypting-entities.test.ts',
+      name: 'I2 a tenant that is a relation is bound like any other, and relation() cannot change it alone',
+    },
+  },
+  {
+    removes: 'the waiting of lazy upgrades for their rate',
+    file: 'src/engine/lazy-upgrade.ts',
+    text: 'if (chosen === undefined) return gatherMs;',
+    replacement: 'if (chosen === undefined) {\n        allowedAtMs.clear();\n        return 0;\n      }',
+    test: {
+      file: 'test/integration/upgrading-lazily.test.ts',
+      name: 'a low rate costs few statements, however many rows wait, and closing goes on when it may',
+    },
+  },
 ];

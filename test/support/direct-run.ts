@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { Secret } from '../../src/crypto/secret.js';
 import { showRun, type RunReport } from '../../src/control/runs.js';
 import { advanceRun } from '../../src/engine/advance-run.js';
+import { createForeignOpener } from '../../src/engine/foreign-keys.js';
 import { startMembership, type Membership } from '../../src/engine/membership.js';
 import { passPoint, type BatchServices, type ReachPoint } from '../../src/engine/services.js';
 import { workBatch, type Worked } from '../../src/engine/work-batch.js';
@@ -59,6 +60,7 @@ export async function startDirectRunner(
       const uris = (await listRootUris(database)).get(keyring) ?? [];
       return Promise.all(uris.map((uri) => openRootKey(uri, { cluster, env: shop.environment() })));
     },
+    openForeign: createForeignOpener(shop.environment()),
     onTrouble: (error) => troubles.push(error),
   });
   const services: BatchServices = {

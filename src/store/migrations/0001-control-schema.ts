@@ -143,6 +143,7 @@ END $$`,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   UNIQUE (schema_name, table_name)
 )`,
+  // awaits_adoption: registered over values of which not all were envelopes; no run goes over it before it is adopted.
   `CREATE TABLE keyturn.target_column (
   id uuid PRIMARY KEY,
   target_id uuid NOT NULL REFERENCES keyturn.target,
@@ -155,6 +156,7 @@ END $$`,
   move text CHECK (move IN ('adopting', 'leaving')),
   foreign_format text,
   foreign_secret_uri text,
+  awaits_adoption boolean NOT NULL DEFAULT false,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   left_at timestamptz,
   CHECK ((move IS NULL) = (foreign_format IS NULL)),
