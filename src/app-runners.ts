@@ -247,6 +247,7 @@ export async function startSupervisorProcess(
     queue,
     metrics,
     isLeading: () => started.isLeading,
+    heldBack: () => started.heldBack,
     onTrouble: troubleLogger(log),
   });
   const schedules = await startPolicies(options.environment, {

@@ -66,6 +66,7 @@ test('scrapes that come together or soon after each other read the cluster once,
     },
     metrics,
     isLeading: () => true,
+    heldBack: () => new Map(),
     onTrouble: (error) => {
       throw error;
     },
