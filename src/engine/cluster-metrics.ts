@@ -136,6 +136,9 @@ async function readCluster(database: Database, heldBack: () => ReadonlyMap<numbe
     keyturn_cryptoperiod_left_seconds: keyrings.flatMap(({ keyring, activeKeyAgeSeconds: age, cryptoperiodSeconds }) =>
       age === undefined ? [] : [{ labels: { keyring }, value: cryptoperiodSeconds - age }],
     ),
+    keyturn_next_rotation_seconds: keyrings.flatMap(({ keyring, nextRotationSeconds: value }) =>
+      value === undefined ? [] : [{ labels: { keyring }, value }],
+    ),
     keyturn_key_encryptions: keyrings.map(({ keyring, encryptions }) => ({ labels: { keyring }, value: encryptions })),
     keyturn_key_limit_used_ratio: keyrings.flatMap(({ keyring, encryptions, algorithm }) => {
       const name = algorithmNames.find((known) => known === algorithm);

@@ -247,6 +247,12 @@ export const metricTable = {
     labels: ['keyring'],
     help: 'Time left of the cryptoperiod of the active data key; negative once it is over.',
   },
+  keyturn_next_rotation_seconds: {
+    type: 'gauge',
+    by: 'leader',
+    labels: ['keyring'],
+    help: 'Time until the schedule of the keyring rotates it next; absent where it has none.',
+  },
   keyturn_key_encryptions: {
     type: 'gauge',
     by: 'leader',
