@@ -7,7 +7,8 @@ export default defineConfig({
     exclude: ['test/chaos/**', '**/node_modules/**'],
     testTimeout: 60_000,
     hookTimeout: 60_000,
-    maxWorkers: 2,
+    // More than there are cores: much of a test's time is spent waiting for other processes.
+    maxWorkers: 3,
     // Each such test has processes of its own, and a server commonly takes a hundred connections.
     maxConcurrency: 1,
     globalSetup: ['test/support/global-setup.ts'],

@@ -129,15 +129,55 @@ async function settleMember(bench: Bench): Promise<void> {
   await bench.membership.refresh('bench');
 }
 
-/** Milliseconds of wall time, of this process's processor time, and of the ledger's three parts, which overlap. */
-export interface Moved {
-  readonly milliseconds: number;
-  readonly cpuMs: number;
+/** What the ledger says of some batches: milliseconds of three parts, which overlap. */
+export interface Parts {
   readonly readMs: number;
   readonly cryptoMs: number;
   readonly writeMs: number;
   readonly rows: number;
   readonly slices: number;
+}
+
+/** With milliseconds of wall time and of this process's processor time. */
+export interface Moved extends Parts {
+  readonly milliseconds: number;
+  readonly cpuMs: number;
+}
+
+export async function sumLedger(bench: Bench, batchIds: readonly string[]): Promise<Parts> {
+  const { rows } = await bench.pool.query<{
+    read: number;
+    crypto: number;
+    write: number;
+    rows: string;
+    slices: string;
+  }>(
+    'SELECT sum(read_ms) AS read, sum(crypto_ms) AS crypto, sum(write_ms) AS write, sum(rows_updated) AS rows, count(*) AS slices FROM keyturn.ledger WHERE batch_id = ANY ($1)',
+    [batchIds],
+  );
+  const sums = rows[0];
+  return {
+    readMs: sums?.read ?? 0,
+    cryptoMs: sums?.crypto ?? 0,
+    writeMs: sums?.write ?? 0,
+    rows: Number(sums?.rows),
+    slices: Number(sums?.slices),
+  };
+}
+
+/** Where the time of a row goes. */
+export function describeParts(parts: Parts): string {
+  const perRow = microsecondsPerRow(parts);
+  return `overlapping, per row: read ${perRow(parts.readMs)}, crypto ${perRow(parts.cryptoMs)}, write ${perRow(parts.writeMs)} µs; ${Math.round(parts.rows / parts.slices)} rows per slice`;
+}
+
+export function describeMoved(moved: Moved): string {
+  const perRow = microsecondsPerRow(moved);
+  return `wall ${perRow(moved.milliseconds)} µs per row, processor of this process ${perRow(moved.cpuMs)}; ${describeParts(moved)}`;
+}
+
+function microsecondsPerRow({ rows }: Pick<Parts, 'rows'>): (milliseconds: number) => string {
+  return (milliseconds) => ((milliseconds * 1_000) / rows).toFixed(1);
 }
 
 /** Moves a whole table as one batch in this process, without a queue; answers milliseconds and slices. */
@@ -172,29 +212,11 @@ export async function reencryptTable(bench: Bench, table: string): Promise<Moved
   const milliseconds = performance.now() - startedAt;
   const cpu = process.cpuUsage(cpuFrom);
   if (worked.end !== 'done') throw new Error(`the batch ended as ${worked.end}`);
-  const { rows } = await bench.pool.query<{
-    read: number;
-    crypto: number;
-    write: number;
-    rows: string;
-    slices: string;
-  }>(
-    'SELECT sum(read_ms) AS read, sum(crypto_ms) AS crypto, sum(write_ms) AS write, sum(rows_updated) AS rows, count(*) AS slices FROM keyturn.ledger WHERE batch_id = $1',
-    [batch.id],
-  );
-  const sums = rows[0];
+  const parts = await sumLedger(bench, [String(batch.id)]);
   await database.transaction(async (client) =>
     moveRunIfState(client, await getRun(client, run.id), { to: 'cancelling' }),
   );
-  return {
-    milliseconds,
-    cpuMs: (cpu.user + cpu.system) / 1_000,
-    readMs: sums?.read ?? 0,
-    cryptoMs: sums?.crypto ?? 0,
-    writeMs: sums?.write ?? 0,
-    rows: Number(sums?.rows),
-    slices: Number(sums?.slices),
-  };
+  return { ...parts, milliseconds, cpuMs: (cpu.user + cpu.system) / 1_000 };
 }
 
 export function median(values: readonly number[]): number {

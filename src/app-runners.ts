@@ -27,7 +27,7 @@ import {
 import { KeyturnError } from './errors.js';
 import { loadFormatModules } from './format-modules.js';
 import { consumeBatches, type Consumer } from './queue/consume.js';
-import { queueAddressOf, type QueueAddress } from './queue/connection.js';
+import { queueAddressOf, type QueueAddress } from './queue/address.js';
 import { openBatchQueue } from './queue/jobs.js';
 import type { Tracing } from './queue/tracing.js';
 import { openWakeUps } from './queue/wake-ups.js';

@@ -30,7 +30,16 @@ function read(file: string): string {
 
 /** Static imports of a file, as paths from the checkout; packages as they are named. */
 function importsOf(file: string): string[] {
-  return [...read(file).matchAll(/^\s*(?:import|export)\s[^;]*?from '([^']+)'/gms)].map((match) => {
+  return namesIn(file, /^\s*(?:import|export)\s[^;]*?from '([^']+)'/gms);
+}
+
+/** Without those of types alone, which are gone at run time. */
+function loadedBy(file: string): string[] {
+  return namesIn(file, /^\s*(?:import|export)\s(?!type\b)[^;]*?from '([^']+)'/gms);
+}
+
+function namesIn(file: string, pattern: RegExp): string[] {
+  return [...read(file).matchAll(pattern)].map((match) => {
     const name = match[1] ?? '';
     return name.startsWith('.')
       ? relative(checkout, resolve(checkout, dirname(file), name)).replace(/\.js$/, '.ts')
@@ -41,13 +50,13 @@ function importsOf(file: string): string[] {
 const sources = filesUnder('src');
 
 /** What the files import, directly and through others. */
-function reachableFrom(files: readonly string[]): Set<string> {
+function reachableFrom(files: readonly string[], namesOf = importsOf): Set<string> {
   const reached = new Set<string>();
   const open = [...files];
   for (let file = open.pop(); file !== undefined; file = open.pop()) {
     if (reached.has(file)) continue;
     reached.add(file);
-    if (file.startsWith('src/')) open.push(...importsOf(file));
+    if (/^(src|workers)\//.test(file)) open.push(...namesOf(file));
   }
   return reached;
 }
@@ -85,6 +94,12 @@ describe('the import map', () => {
       sources.filter((file) => importsOf(file).some((name) => names.test(name)));
     expect(importersOf(/^prom-client$/)).toEqual(['src/telemetry/metrics.ts']);
     expect(importersOf(/^(@opentelemetry\/|bullmq-otel)/)).toEqual(['src/queue/tracing.ts']);
+  });
+
+  test('a command that needs neither queue nor TypeORM loads neither', () => {
+    const loaded = [...reachableFrom(['workers/keyturn.ts'], loadedBy)];
+    expect(loaded).toContain('src/control/runs.ts');
+    expect(loaded.filter((name) => ['bullmq', 'ioredis', 'typeorm', 'age-encryption'].includes(name))).toEqual([]);
   });
 
   test('an application with TypeORM needs no queue, and one without it loads no TypeORM', () => {

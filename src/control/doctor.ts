@@ -3,7 +3,7 @@
 import { listFenceTroubles } from '../engine/fence.js';
 import { examineTarget, type Finding } from '../engine/preflight.js';
 import { isKeyturnError } from '../errors.js';
-import { queueAddressOf, readEvictionPolicy } from '../queue/connection.js';
+import { queueAddressOf } from '../queue/address.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable, serverVersion, type CatalogTable } from '../store/catalog.js';
 import { listDestructions, listMissingGuards } from '../store/destructions.js';
@@ -153,6 +153,7 @@ async function examineQueue(context: ControlContext): Promise<readonly Finding[]
   if (config.redisUrl === undefined || config.databaseDirectUrl === undefined)
     return [ok('queue', 'PostgreSQL', 'carries the queue; for many workers set REDIS_URL')];
   try {
+    const { readEvictionPolicy } = await import('../queue/eviction-policy.js');
     const policy = await readEvictionPolicy(
       queueAddressOf({ redisUrl: config.redisUrl, databaseDirectUrl: config.databaseDirectUrl }, '00000000'),
     );

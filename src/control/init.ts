@@ -6,7 +6,7 @@ import { examineTarget, type Finding } from '../engine/preflight.js';
 import { isKeyturnError, KeyturnError } from '../errors.js';
 import { matchRoots, openKeyringOrRefuse } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
-import { postgresQueueSchema } from '../queue/connection.js';
+import { postgresQueueSchema } from '../queue/address.js';
 import { migrateQueueSchema } from '../queue/schema.js';
 import { healthSources, type HealthSource } from '../rotation/health.js';
 import { targetTitle } from '../rotation/target.js';

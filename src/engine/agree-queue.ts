@@ -2,7 +2,7 @@
 // two servers with the same settings apart.
 import { randomUUID } from 'node:crypto';
 import { KeyturnError } from '../errors.js';
-import type { QueueAddress } from '../queue/connection.js';
+import type { QueueAddress } from '../queue/address.js';
 import type { BatchQueue } from '../queue/jobs.js';
 import type { Database } from '../store/database.js';
 import { hasLeader } from '../store/leadership.js';

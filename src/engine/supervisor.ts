@@ -32,7 +32,11 @@ import { listUnfinishedRuns, setHeldBack, type Run } from '../store/runs.js';
 import { advanceRun } from './advance-run.js';
 import { startPacing } from './pacing.js';
 
+/** Between two ticks where nothing happens. */
 const tickMs = 500;
+/** After a tick that found something changed; the pauses grow from here, so that the steps of a small run follow each other. */
+const firstTickMs = 100;
+const tickGrowth = 1.5;
 const reconcileMs = 5_000;
 /** A dispatched batch that nobody took for so long is asked about. */
 const unclaimedSeconds = 5;
@@ -72,17 +76,20 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   let heldBack: ReadonlyMap<number, HeldReason> = new Map();
   /** Batches the queue did not know on the last reconciliation; returned when it still does not. */
   let suspects = new Set<string>();
+  /** What the last tick found, to tell whether anything happens. */
+  let found = '';
 
-  async function tick(): Promise<void> {
-    const before = leadership?.fencingToken;
+  /** Whether something has happened since the last tick. */
+  async function tick(): Promise<boolean> {
+    const tokenBefore = leadership?.fencingToken;
     const askedAtMs = performance.now();
     leadership = await holdLeadership(database, holder, options.healthUrl);
     if (leadership === undefined) {
       heldBack = new Map();
-      return;
+      return false;
     }
     heldAtMs = askedAtMs;
-    if (leadership.fencingToken !== before)
+    if (leadership.fencingToken !== tokenBefore)
       options.onEvent('supervisor leads', { fencingToken: leadership.fencingToken });
     const runs = await listUnfinishedRuns(database);
     const resting = new Map<number, HeldBack>();
@@ -97,11 +104,14 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
     }
     heldBack = held;
     for (const batch of await whileLeading(leadership, expireLeases)) options.onEvent('lease expired', { batch });
-    await dispatch(leadership, [...resting.keys()]);
+    const out = await dispatch(leadership, [...resting.keys()]);
     if (performance.now() - reconciledAtMs >= reconcileMs) {
       reconciledAtMs = performance.now();
       await reconcile(leadership);
     }
+    const before = found;
+    found = JSON.stringify([out, runs.map(({ id, state, pass, round }) => [id, state, pass, round])]);
+    return found !== before;
   }
 
   /** A run that cannot go on, say because its table changed, must not keep the others from being looked after. */
@@ -116,7 +126,8 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
     }
   }
 
-  async function dispatch(lead: Leadership, resting: readonly number[]): Promise<void> {
+  /** Answers how many batches are out then, by shape. */
+  async function dispatch(lead: Leadership, resting: readonly number[]): Promise<{ range: number; list: number }> {
     const workers = (await listMembers(database)).filter((member) => member.isLive && member.kind === 'worker').length;
     const out = await countOut(database);
     const free = {
@@ -125,12 +136,14 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
     };
     const pace = await readPace(database);
     const places = Math.max(0, (paceInForce(pace).targetWorkers ?? Infinity) - out.range - out.list);
+    let ranges = 0;
     const batches = await whileLeading(lead, async (client) => {
-      const ranges = await dispatchDue(client, Math.min(free.range, places), { shape: 'range', resting });
-      const left = places - ranges.length;
-      return [...ranges, ...(await dispatchDue(client, Math.min(free.list, left), { shape: 'list', resting }))];
+      const due = await dispatchDue(client, Math.min(free.range, places), { shape: 'range', resting });
+      ranges = due.length;
+      return [...due, ...(await dispatchDue(client, Math.min(free.list, places - ranges), { shape: 'list', resting }))];
     });
     if (batches.length > 0) await queue.send(batches.map(jobOf));
+    return { range: out.range + ranges, list: out.list + batches.length - ranges };
   }
 
   /** What the queue lost goes back to pending, after it was missing twice in a row. */
@@ -170,19 +183,21 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   let isStopped = false;
   let wake: () => void = () => undefined;
   const loop = (async () => {
+    let pauseMs = tickMs;
     while (!isStopped) {
       const startedAtMs = performance.now();
       tickedAtMs = startedAtMs;
       try {
-        await tick();
+        pauseMs = (await tick()) ? firstTickMs : Math.min(tickMs, pauseMs * tickGrowth);
       } catch (error) {
+        pauseMs = tickMs;
         options.onTrouble(error);
         // A queue that is away must not keep runs and leases from being looked after; the next tick tries it again.
         if (!isKeyturnError(error)) throw error;
       }
       await new Promise<void>((resolve) => {
         wake = resolve;
-        setTimeout(resolve, Math.max(50, tickMs - (performance.now() - startedAtMs)));
+        setTimeout(resolve, Math.max(50, pauseMs - (performance.now() - startedAtMs)));
       });
     }
   })();

@@ -2,34 +2,12 @@
 // when not. Nothing outside this folder imports bullmq or ioredis.
 import { Queue, withBackend, Worker, createPostgresBackend, type Processor, type Telemetry } from 'bullmq';
 import { Redis } from 'ioredis';
-import type { Secret } from '../crypto/secret.js';
-import { KeyturnError } from '../errors.js';
-
-export type QueueBackend = 'redis' | 'postgres';
-
-/** Which queue a process talks to. Two processes must agree on all of it. */
-export interface QueueAddress {
-  readonly backend: QueueBackend;
-  readonly url: Secret;
-  /** Redis: BullMQ's key prefix, with a hash tag for Redis Cluster. PostgreSQL: the schema. */
-  readonly prefix: string;
-}
-
-export const postgresQueueSchema = 'bullmq';
+import type { QueueAddress } from './address.js';
 
 /** What a job carries: ids, never keys, values or primary keys (I7). */
 export interface BatchJob {
   readonly batchId: number;
   readonly generation: number;
-}
-
-export function queueAddressOf(
-  urls: { redisUrl: Secret | undefined; databaseDirectUrl: Secret },
-  cluster: string,
-): QueueAddress {
-  return urls.redisUrl === undefined
-    ? { backend: 'postgres', url: urls.databaseDirectUrl, prefix: postgresQueueSchema }
-    : { backend: 'redis', url: urls.redisUrl, prefix: `{keyturn-${cluster.slice(0, 8)}}` };
 }
 
 export interface OpenQueue {
@@ -161,34 +139,4 @@ export function openWorker<T>(
       connection.disconnect();
     },
   };
-}
-
-/** Redis must not evict jobs; undefined for PostgreSQL. Throws QUEUE_UNAVAILABLE. */
-export async function readEvictionPolicy(address: QueueAddress): Promise<string | undefined> {
-  if (address.backend === 'postgres') return undefined;
-  const connection = new Redis(address.url.expose(), {
-    maxRetriesPerRequest: 1,
-    connectTimeout: 5_000,
-    lazyConnect: true,
-  });
-  connection.on('error', ignore);
-  try {
-    await connection.connect();
-    const reply = await connection.config('GET', 'maxmemory-policy');
-    return Array.isArray(reply) ? String(reply[1]) : undefined;
-  } catch (error) {
-    throw queueUnavailable(error);
-  } finally {
-    connection.disconnect();
-  }
-}
-
-/** Rebuilt without the driver's text, which may hold the URL. */
-export function queueUnavailable(error: unknown): KeyturnError {
-  const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'no answer';
-  return new KeyturnError(
-    'QUEUE_UNAVAILABLE',
-    `no connection to the queue (${code}); check REDIS_URL, or DATABASE_DIRECT_URL when the queue is in PostgreSQL`,
-    { cause: code },
-  );
 }

@@ -1,7 +1,8 @@
 // The worker's side of the queue: takes one job at a time and calls a handler. Whatever the handler does, the job is
 // acknowledged: retries are the ledger's, and an unfinished batch is sent again under a new generation.
 import type { Processor, Telemetry, Worker } from 'bullmq';
-import { openWorker, type BatchJob, type QueueAddress } from './connection.js';
+import type { QueueAddress } from './address.js';
+import { openWorker, type BatchJob } from './connection.js';
 import { batchQueueName } from './jobs.js';
 import { feelPulse } from './pulse.js';
 

@@ -1,8 +1,8 @@
 // The producer's side of the queue: a small window of jobs, each carrying a batch id and its generation. The queue is a
 // messenger: losing all of it loses nothing, since PostgreSQL knows what is outstanding.
 import type { Telemetry } from 'bullmq';
-import type { BatchJob, QueueAddress } from './connection.js';
-import { openQueue, queueUnavailable, type OpenQueue } from './connection.js';
+import { queueUnavailable, type QueueAddress } from './address.js';
+import { openQueue, type BatchJob, type OpenQueue } from './connection.js';
 
 export const batchQueueName = 'keyturn-batches';
 /** Holds one delayed job whose data tells queues apart and whose absence tells of a wipe. */

@@ -1,10 +1,15 @@
 // BullMQ's own schema in PostgreSQL, for the backend without Redis. `init` brings it up, so that workers need no DDL rights.
-import { runMigrations } from 'bullmq';
 import pg from 'pg';
 import type { Secret } from '../crypto/secret.js';
-import { postgresQueueSchema, queueUnavailable } from './connection.js';
+import { postgresQueueSchema, queueUnavailable } from './address.js';
 
-type MigrationClient = Parameters<typeof runMigrations>[0];
+type MigrationClient = Parameters<typeof import('bullmq').runMigrations>[0];
+
+/** BullMQ is loaded when it is needed: among the operator's commands `init` alone needs it, and loading takes the longest. */
+async function runMigrations(client: MigrationClient): Promise<void> {
+  const bullmq = await import('bullmq');
+  await bullmq.runMigrations(client, postgresQueueSchema);
+}
 
 /** Idempotent; concurrent callers wait for each other. Throws QUEUE_UNAVAILABLE. */
 export async function migrateQueueSchema(url: Secret): Promise<void> {
@@ -13,7 +18,7 @@ export async function migrateQueueSchema(url: Secret): Promise<void> {
   try {
     await client.connect();
     const { rowCount } = await client.query('SELECT 1 WHERE to_regnamespace($1) IS NOT NULL', [postgresQueueSchema]);
-    await runMigrations(rowCount === 1 ? withinSchema(client) : client, postgresQueueSchema);
+    await runMigrations(rowCount === 1 ? withinSchema(client) : client);
   } catch (error) {
     throw queueUnavailable(error);
   } finally {
@@ -39,7 +44,7 @@ export async function queueSchemaStatements(): Promise<readonly string[]> {
       return Promise.resolve({ rows: [answers], rowCount: 1 });
     },
   };
-  await runMigrations(client as unknown as MigrationClient, postgresQueueSchema);
+  await runMigrations(client as unknown as MigrationClient);
   return statements;
 }
 

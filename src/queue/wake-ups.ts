@@ -1,6 +1,7 @@
 // The schedules of PostgreSQL, mirrored to BullMQ's job schedulers: a wake-up and nothing more. Its job says neither what is
 // due nor for whom; whoever gets it looks into PostgreSQL, which decides.
-import { openQueue, openWorker, queueUnavailable, type QueueAddress } from './connection.js';
+import { queueUnavailable, type QueueAddress } from './address.js';
+import { openQueue, openWorker } from './connection.js';
 
 const wakeUpQueueName = 'keyturn-wake-ups';
 

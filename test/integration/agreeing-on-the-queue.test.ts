@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { requireRunners } from '../../src/control/runs.js';
 import { openBatchQueue } from '../../src/queue/jobs.js';
-import { queueAddressOf } from '../../src/queue/connection.js';
+import { queueAddressOf } from '../../src/queue/address.js';
 import { startSupervisorProcess, startWorker } from '../../src/app-runners.js';
 import { Secret } from '../../src/crypto/secret.js';
 import { getClusterId } from '../../src/store/keys.js';

@@ -9,7 +9,8 @@ import { listScheduleReports, removeSchedule, setSchedule } from '../../src/cont
 import { readStatus } from '../../src/control/status.js';
 import { cancelRun } from '../../src/control/steer-runs.js';
 import { Secret } from '../../src/crypto/secret.js';
-import { openQueue, queueAddressOf } from '../../src/queue/connection.js';
+import { queueAddressOf } from '../../src/queue/address.js';
+import { openQueue } from '../../src/queue/connection.js';
 import { getClusterId } from '../../src/store/keys.js';
 import { availableBackends } from '../support/backends.js';
 import { startChild } from '../support/child.js';

@@ -1,7 +1,7 @@
 // A shop with branches: twelve small tables, each with its own batch per pass, so that a run has many jobs in the queue
 // and every one of them moves cells.
 import type { Keyturn } from '../../src/app.js';
-import { queueAddressOf, type QueueAddress } from '../../src/queue/connection.js';
+import { queueAddressOf, type QueueAddress } from '../../src/queue/address.js';
 import { Secret } from '../../src/crypto/secret.js';
 import { witnessOf } from './ledger.js';
 import { openShop, type Backend, type Shop } from './shop.js';

@@ -15,7 +15,7 @@ import {
   type Shop,
 } from '../support/shop.js';
 
-vi.setConfig({ maxConcurrency: 4, testTimeout: 240_000 });
+vi.setConfig({ testTimeout: 240_000 });
 
 const ids = Array.from({ length: 300 }, (_, at) => at + 1);
 const cells = ids

@@ -18,7 +18,7 @@ import {
 } from '../support/shop.js';
 import { until } from '../support/until.js';
 
-vi.setConfig({ maxConcurrency: 8, testTimeout: 240_000 });
+vi.setConfig({ testTimeout: 240_000 });
 
 const deadlineMs = 60_000;
 const ids = Array.from({ length: 150 }, (_, at) => at + 1);
