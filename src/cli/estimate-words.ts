@@ -15,7 +15,8 @@ export function estimateLines(estimates: readonly TargetEstimate[]): readonly st
 
 /** `null`: there was no dry run. */
 export function dryRunWords(dryRun: DryRunSummary | null): string {
-  if (dryRun === null) return 'no dry run toward this key yet; one would say what fails: keyturn reencrypt --dry-run';
+  if (dryRun === null)
+    return 'no dry run since these rows were last moved; one would say what fails: keyturn reencrypt --dry-run';
   return `last dry run ${describeAge(dryRun.age_seconds)} ago: ${formatCount(dryRun.fields_would_move)} fields would move, ${countOf(dryRun.fields_failed, 'failure')}, ${secondsWords(dryRun.seconds_low, dryRun.seconds_high)}`;
 }
 

@@ -7,7 +7,7 @@ import { readStatus } from '../control/status.js';
 import type { Running } from './cli.js';
 import { dryRunWords, estimateLines } from './estimate-words.js';
 import { followRun } from './follow-run.js';
-import { kindTitle, runLines } from './run-words.js';
+import { kindTitle, liftedWords, runLines } from './run-words.js';
 import { noteMissingRunners, type Staff } from './staff.js';
 
 export interface Ending {
@@ -22,8 +22,7 @@ export async function endBegun(ending: Ending, begun: BegunRun): Promise<void> {
   const { running, staff, before } = ending;
   const { report } = begun;
   if (begun.dryRun !== undefined) running.output.note(dryRunWords(begun.dryRun));
-  if (begun.begin === 'joined')
-    running.output.note(`run ${report.run_id}, ordered earlier, is not finished; going on with it`);
+  if (begun.begin === 'joined') noteJoined(running, begun);
   if (begun.begin === 'done') {
     const next = await nextAfter(running, report);
     running.output.report({ ...before?.value, begin: begun.begin, ...report, next }, () => [
@@ -37,7 +36,7 @@ export async function endBegun(ending: Ending, begun: BegunRun): Promise<void> {
   if (!staff.waits) {
     await noteMissingRunners(running);
     const next = `keyturn run watch ${report.run_id}`;
-    const value = { ...before?.value, begin: begun.begin, ...dryRunValue(begun), ...report, next };
+    const value = { ...before?.value, begin: begun.begin, ...besideReport(begun), ...report, next };
     running.output.report(value, () => [
       ...(before?.lines ?? []),
       `run ${report.run_id} ${begun.begin}: ${kindTitle(report.kind)} toward ${report.target_key}, ${report.targets.join(', ')}`,
@@ -50,7 +49,7 @@ export async function endBegun(ending: Ending, begun: BegunRun): Promise<void> {
     {
       ...ending,
       before: {
-        value: { ...before?.value, begin: begun.begin, ...dryRunValue(begun) },
+        value: { ...before?.value, begin: begun.begin, ...besideReport(begun) },
         lines: before?.lines ?? [],
       },
     },
@@ -58,8 +57,17 @@ export async function endBegun(ending: Ending, begun: BegunRun): Promise<void> {
   );
 }
 
-function dryRunValue({ dryRun }: BegunRun): object {
-  return dryRun === undefined ? {} : { last_dry_run: dryRun };
+function besideReport({ dryRun, lifted }: BegunRun): object {
+  return {
+    ...(dryRun === undefined ? {} : { last_dry_run: dryRun }),
+    ...(lifted === undefined ? {} : { lifted_limits: lifted }),
+  };
+}
+
+export function noteJoined({ output }: Running, { report, lifted }: BegunRun): void {
+  output.note(`run ${report.run_id}, ordered earlier, is not finished; going on with it`);
+  const words = liftedWords(lifted);
+  if (words !== undefined) output.note(words);
 }
 
 /** Waits, reports, and throws what keeps the run from being a success. */

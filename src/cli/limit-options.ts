@@ -12,6 +12,7 @@ export interface LimitOptions {
   readonly hours?: string;
   readonly zone?: string;
   readonly priority?: number;
+  readonly emergency?: true;
 }
 
 export function addLimitOptions(command: Command): Command {
@@ -32,11 +33,24 @@ export function addLimitOptions(command: Command): Command {
       new Option('--priority <n>', 'from 0, the default, to 9; runs of a higher one are served first').argParser(
         parsePriority,
       ),
+    )
+    .addOption(
+      new Option(
+        '--emergency',
+        'go before every other run, which waits and then goes on; takes limits away that are not named with it',
+      ).conflicts('priority'),
     );
 }
 
-export function steeringOf({ rowsPerSecond, workers, hours, zone, priority }: LimitOptions): SteeringChange {
-  return { rowsPerSecond: limitOf(rowsPerSecond), workers: limitOf(workers), hours: limitOf(hours), zone, priority };
+export function steeringOf(options: LimitOptions): SteeringChange {
+  return {
+    rowsPerSecond: limitOf(options.rowsPerSecond),
+    workers: limitOf(options.workers),
+    hours: limitOf(options.hours),
+    zone: options.zone,
+    priority: options.priority,
+    isEmergency: options.emergency,
+  };
 }
 
 function limitOf<T>(value: T | typeof none | undefined): T | null | undefined {

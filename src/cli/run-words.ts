@@ -1,5 +1,5 @@
 // A run in words: the line that tells its progress, and the report at its end.
-import type { RunReport } from '../control/runs.js';
+import type { LimitsReport, RunReport } from '../control/runs.js';
 import { describeSeconds } from './duration.js';
 import type { Output } from './output.js';
 import { remedyFor } from './remedies.js';
@@ -87,12 +87,24 @@ export function runLines(report: RunReport, output: Pick<Output, 'paint'>): read
 export function limitWords({ limits, priority, emergency }: RunReport): string | undefined {
   const parts = [
     ...(emergency ? ['emergency: before every other run'] : []),
-    ...(limits.rows_per_second === null ? [] : [`${formatCount(limits.rows_per_second)} rows/s`]),
-    ...(limits.workers === null ? [] : [countOf(limits.workers, 'worker')]),
-    ...(limits.hours === null ? [] : [`${limits.hours} ${limits.zone ?? ''}`]),
+    ...partsOf(limits),
     ...(emergency || priority === 0 ? [] : [`priority ${priority}`]),
   ];
   return parts.length === 0 ? undefined : parts.join(', ');
+}
+
+/** Undefined where an emergency took no limit away. */
+export function liftedWords(limits: LimitsReport | null | undefined): string | undefined {
+  if (limits === null || limits === undefined) return undefined;
+  return `taken away for the emergency: ${partsOf(limits).join(', ')}`;
+}
+
+function partsOf(limits: LimitsReport): readonly string[] {
+  return [
+    ...(limits.rows_per_second === null ? [] : [`${formatCount(limits.rows_per_second)} rows/s`]),
+    ...(limits.workers === null ? [] : [countOf(limits.workers, 'worker')]),
+    ...(limits.hours === null ? [] : [`${limits.hours} ${limits.zone ?? ''}`]),
+  ];
 }
 
 /** How much of the workers is in use, and what is not watched. */

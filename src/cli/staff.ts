@@ -1,7 +1,7 @@
 // Who does the work of a run that a command begins: nobody in particular, those that are live already (`--wait`), or child
 // processes of the command (`--local N`).
 import type { RunnerSupply } from '../control/rotate-and-reencrypt.js';
-import { findRunners, requireRunners } from '../control/runs.js';
+import { findRunners, requireRunners, type RunReport } from '../control/runs.js';
 import type { Cli, Running } from './cli.js';
 import { createLocalRunners, type LocalRunners } from './local-runners.js';
 
@@ -34,6 +34,15 @@ export function staffFor(cli: Cli, running: Running, { wait, local }: Waiting): 
   });
   running.atEnd(() => runners.drain());
   return { supply: { require: nothing, start: () => runners.start(context) }, waits: true, runners };
+}
+
+/** For a request that workers heed by themselves: says when nobody is there to settle it. */
+export async function noteUnsettled({ context, output }: Running, reports: readonly RunReport[]): Promise<void> {
+  const [first] = reports.filter(({ state }) => state === 'pausing' || state === 'cancelling');
+  if (first === undefined || (await findRunners(context)).hasSupervisor) return;
+  output.note(
+    `no supervisor is live to settle it, so it stays ${first.state} until one is; start one with: keyturn supervisor`,
+  );
 }
 
 /** For a command that does not wait: says when nobody is there to do what it ordered. */

@@ -6,7 +6,7 @@ import { waitForOlderTransactions } from '../engine/retire.js';
 import { KeyturnError } from '../errors.js';
 import { foreignKeyId, type ForeignColumn, type StoredKeyring } from '../keys/key-store.js';
 import { isForeignSecretUri } from '../keys/foreign-secret.js';
-import { isFinished, type RunKind } from '../rotation/run.js';
+import type { RunKind } from '../rotation/run.js';
 import { targetTitle, type Target, type TargetColumn } from '../rotation/target.js';
 import { cellExpression, createCellStore } from '../store/cells.js';
 import { endMove, setMove } from '../store/column-moves.js';
@@ -15,7 +15,7 @@ import { getKeyring, lockKeyring } from '../store/keys.js';
 import { listUnfinishedRuns } from '../store/runs.js';
 import { patienceOf, type ControlContext } from './context.js';
 import { converge } from './keys.js';
-import { beginReencrypt, type BegunRun, type RunnerSupply } from './rotate-and-reencrypt.js';
+import { beginReencrypt, refusePaused, type BegunRun, type RunnerSupply } from './rotate-and-reencrypt.js';
 import { findTarget, showRun } from './runs.js';
 
 export interface ColumnName {
@@ -99,9 +99,11 @@ export async function beginMove(
       run.keyringId === keyring.id &&
       (run.targetId === undefined || run.targetId === target.id) &&
       run.scope === undefined &&
+      run.state !== 'cancelling' &&
       run.generation >= keyring.generation,
   );
-  if (earlier !== undefined && !isFinished(earlier.state)) {
+  if (earlier !== undefined) {
+    refusePaused(earlier);
     await supply.start();
     return { begin: 'joined', report: await showRun(context, earlier.id), prepared };
   }

@@ -3,13 +3,15 @@
 import { measureSample } from '../engine/measure-sample.js';
 import type { Finding } from '../engine/preflight.js';
 import { isKeyturnError } from '../errors.js';
-import { estimateRun, type Estimate } from '../rotation/estimate.js';
+import { estimateRun, overHours, type Estimate, type EstimateInput, type Range } from '../rotation/estimate.js';
+import { noLimits, type RunLimits } from '../rotation/limits.js';
 import { targetTitle, type Target } from '../rotation/target.js';
 import { createCellStore } from '../store/cells.js';
 import { checkpointSeconds, findWriteCosts, listTried, readShape, type MeasuredCosts } from '../store/estimates.js';
-import { getKeyringById } from '../store/keys.js';
+import { getKeyring, getKeyringById } from '../store/keys.js';
 import { listMembers } from '../store/members.js';
 import { listTargets } from '../store/registry.js';
+import { getRun, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 
 export interface TargetEstimate {
@@ -46,7 +48,8 @@ export async function estimateTargets(
       const costs = await costsOf(context, target);
       if (costs === undefined) continue;
       const rows = await createCellStore(target).estimateRows(database, undefined);
-      estimates.push(await estimateOf(context, target, { rowsToMove: rows, rows, workers, ...costs }));
+      const all = { rowsToVisit: rows, rowsToMove: rows, tableRows: rows, workers, limits: noLimits };
+      estimates.push(reportOf(await estimateOf(context, target, { ...all, ...costs }), noLimits));
     } catch (error) {
       // What keeps it from being read is a finding of doctor's own.
       if (!isKeyturnError(error, 'DATABASE_ERROR')) throw error;
@@ -55,29 +58,67 @@ export async function estimateTargets(
   return estimates;
 }
 
-/** What the run would take that a dry run stands for. */
+/** What the run would take that a dry run stands for, under the same limits. */
 export async function estimateAfterDryRun(context: ControlContext, runId: number): Promise<readonly TargetEstimate[]> {
+  const run = await getRun(context.database, runId);
+  return (await estimateTried(context, run, run.limits)).map((estimate) => reportOf(estimate, run.limits));
+}
+
+/** From the order to the end, all tables together. */
+export async function estimateWhole(context: ControlContext, dryRun: Run, limits: RunLimits): Promise<Range> {
+  const all = await estimateTried(context, dryRun, limits);
+  const sum = (of: (range: Range) => number): number => all.reduce((total, one) => total + of(one.seconds), 0);
+  const { low, high } = overHours({ low: sum(({ low }) => low), high: sum(({ high }) => high) }, limits.hours);
+  return { low: rounded(low), high: rounded(high) };
+}
+
+/**
+ * A dry run that found nothing to move stands for the next rotation, and so does every one from before the active key: each
+ * row it has read moves then.
+ */
+async function estimateTried(
+  context: ControlContext,
+  dryRun: Run,
+  limits: RunLimits,
+): Promise<readonly EstimatedTarget[]> {
   const { database } = context;
   const workers = await countWorkers(context);
   const targets = await listTargets(database);
-  const estimates: TargetEstimate[] = [];
-  for (const tried of await listTried(database, runId)) {
-    const target = targets.find((candidate) => candidate.id === tried.targetId);
+  const { keys } = await getKeyring(database, dryRun.keyringName);
+  const tried = await listTried(database, dryRun.id);
+  const movesAll =
+    keys.find((key) => key.state === 'active')?.id !== dryRun.targetKeyId ||
+    tried.every(({ rowsToMove }) => rowsToMove === 0);
+  const estimates: EstimatedTarget[] = [];
+  for (const { targetId, rowsToMove, costs: measured } of tried) {
+    const target = targets.find((candidate) => candidate.id === targetId);
     if (target === undefined) continue;
     const written = await findWriteCosts(database, target.id);
-    const basis = `all ${tried.costs.rows} rows that dry run ${runId} read; ${written === undefined ? unmeasuredWrite : writtenWords(written)}`;
-    const costs = { ...tried.costs, writeMs: written?.writeMs };
+    const basis = [
+      `all ${measured.rows} rows that dry run ${dryRun.id} read`,
+      ...(movesAll ? ['as if each moved to the next key'] : []),
+      written === undefined ? unmeasuredWrite : writtenWords(written),
+    ].join('; ');
     estimates.push(
       await estimateOf(context, target, {
-        rowsToMove: tried.rowsToMove,
-        rows: Math.max(tried.costs.rows, await createCellStore(target).estimateRows(database, undefined)),
+        rowsToVisit: measured.rows,
+        rowsToMove: movesAll ? measured.rows : rowsToMove,
+        tableRows: Math.max(measured.rows, await createCellStore(target).estimateRows(database, undefined)),
         workers,
-        costs,
+        limits,
+        costs: { ...measured, cryptoMs: cryptoMsPerMove(measured, rowsToMove), writeMs: written?.writeMs },
         basis,
       }),
     );
   }
   return estimates;
+}
+
+/** Decrypting, encrypting, decrypting again to compare; a row that needs none of it is decrypted once by a dry run. */
+const stepsOfMove = 3;
+
+function cryptoMsPerMove({ rows, cryptoMs }: MeasuredCosts, rowsMoved: number): number {
+  return (cryptoMs * rows) / (rowsMoved + (rows - rowsMoved) / stepsOfMove);
 }
 
 async function countWorkers(context: ControlContext): Promise<number> {
@@ -106,28 +147,40 @@ function writtenWords(written: MeasuredCosts): string {
   return `what writing took when runs last moved ${written.rows} of its rows`;
 }
 
+interface EstimatedTarget extends Estimate {
+  readonly target: string;
+  readonly workers: number;
+  readonly basis: string;
+}
+
 async function estimateOf(
   { database }: ControlContext,
   target: Target,
-  given: Basis & { readonly rowsToMove: number; readonly rows: number; readonly workers: number },
-): Promise<TargetEstimate> {
-  const estimate: Estimate = estimateRun({
-    shape: await readShape(database, target.tableOid, given.rows),
-    rowsToMove: given.rowsToMove,
-    costs: given.costs,
-    workers: given.workers,
+  given: Basis &
+    Pick<EstimateInput, 'rowsToVisit' | 'rowsToMove' | 'workers' | 'limits'> & { readonly tableRows: number },
+): Promise<EstimatedTarget> {
+  const { tableRows, basis, ...input } = given;
+  const estimate = estimateRun({
+    ...input,
+    shape: await readShape(database, target.tableOid, tableRows),
     checkpointSeconds: await checkpointSeconds(database),
   });
+  const workers = Math.min(given.workers, given.limits.workers ?? Infinity);
+  return { ...estimate, target: targetTitle(target), workers, basis };
+}
+
+function reportOf(estimate: EstimatedTarget, { hours }: Pick<RunLimits, 'hours'>): TargetEstimate {
+  const seconds = overHours(estimate.seconds, hours);
   return {
-    target: targetTitle(target),
+    target: estimate.target,
     rows: estimate.rows,
-    workers: given.workers,
-    seconds_low: rounded(estimate.seconds.low),
-    seconds_high: rounded(estimate.seconds.high),
+    workers: estimate.workers,
+    seconds_low: rounded(seconds.low),
+    seconds_high: rounded(seconds.high),
     wal_bytes_low: Math.round(estimate.walBytes.low),
     wal_bytes_high: Math.round(estimate.walBytes.high),
     growth_bytes_high: Math.round(estimate.growthBytes.high),
-    basis: given.basis,
+    basis: estimate.basis,
   };
 }
 

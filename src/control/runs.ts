@@ -6,7 +6,7 @@ import type { AlgorithmName } from '../crypto/algorithms.js';
 import { KeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
-import { changeLimits, noLimits, requireCount, type LimitChange } from '../rotation/limits.js';
+import { changeLimits, noLimits, requireCount, type LimitChange, type RunLimits } from '../rotation/limits.js';
 import { emergencyPriority } from '../rotation/precedence.js';
 import { isFinished, isWorking, type RunKind, type RunState } from '../rotation/run.js';
 import { settledCells } from '../rotation/outcome.js';
@@ -20,10 +20,10 @@ import { listMembers } from '../store/members.js';
 import { listFailures } from '../store/quarantine.js';
 import { listRegistered, listTargets, type RegisteredTarget } from '../store/registry.js';
 import {
-  findRunToward,
   getRun,
   insertRun,
   listRuns as listRunRows,
+  lockOrders,
   sumRun,
   type Run,
   type RunOrder,
@@ -53,8 +53,18 @@ export interface RunRequest {
 export interface SteeringChange extends LimitChange {
   /** 0, the default, to 9. */
   readonly priority?: number | undefined;
-  /** Goes before every other run, until it is through or given a priority again. */
+  /**
+   * Goes before every other run, until it is through or given a priority again. Limits that are not given with it are taken
+   * away: hours meant for a quiet rotation would have it wait for the night.
+   */
   readonly isEmergency?: boolean | undefined;
+}
+
+export interface LimitsReport {
+  readonly rows_per_second: number | null;
+  readonly workers: number | null;
+  readonly hours: string | null;
+  readonly zone: string | null;
 }
 
 /** Every number of a run, under the names every door prints. Counters are cells ("fields") and rows of the run's own kind. */
@@ -89,12 +99,7 @@ export interface RunReport {
   };
   readonly slices: number;
   readonly round: number;
-  readonly limits: {
-    readonly rows_per_second: number | null;
-    readonly workers: number | null;
-    readonly hours: string | null;
-    readonly zone: string | null;
-  };
+  readonly limits: LimitsReport;
   readonly priority: number;
   readonly emergency: boolean;
   /** The run whose rest this one takes up. */
@@ -116,9 +121,23 @@ export interface RunReport {
 
 /** Creates a run toward the active key and returns its id at once. Throws PREFLIGHT_REFUSED for tables it cannot handle. */
 export async function orderRun(context: ControlContext, request: RunRequest): Promise<Run> {
+  return getRun(context.database, Number(await orderRunIf(context, request, async () => true)));
+}
+
+/**
+ * `mayOrder` reads in the transaction that creates the run, which waits for every other order, so that what it sees is still
+ * so then. Answers the run's id; undefined when it answers false.
+ */
+export async function orderRunIf(
+  context: ControlContext,
+  request: RunRequest,
+  mayOrder: (client: Queryable) => Promise<boolean>,
+): Promise<number | undefined> {
   const order = await prepareOrder(context, request);
-  const id = await context.database.transaction((client) => insertRun(client, order));
-  return getRun(context.database, id);
+  return context.database.transaction(async (client) => {
+    await lockOrders(client);
+    return (await mayOrder(client)) ? insertRun(client, order) : undefined;
+  });
 }
 
 /** Everything that may refuse a run, before it is created. */
@@ -174,9 +193,27 @@ export function changeSteering(before: Steering, change: SteeringChange): Steeri
     throw new KeyturnError('LIMIT_INVALID', 'an emergency run goes before every other; a priority says nothing then');
   if (change.priority !== undefined && change.priority !== 0)
     requireCount('a priority', change.priority, highestPriority);
+  if (change.isEmergency === true) return { limits: changeLimits(noLimits, change), priority: emergencyPriority };
+  return { limits: changeLimits(before.limits, change), priority: change.priority ?? before.priority };
+}
+
+/** The limits that an emergency takes away without a word about them; undefined where there are none. */
+export function liftedBy(before: RunLimits, change: SteeringChange): RunLimits | undefined {
+  if (change.isEmergency !== true) return undefined;
+  const lifted: RunLimits = {
+    rowsPerSecond: change.rowsPerSecond === undefined ? before.rowsPerSecond : undefined,
+    workers: change.workers === undefined ? before.workers : undefined,
+    hours: change.hours === undefined ? before.hours : undefined,
+  };
+  return Object.values(lifted).some((limit) => limit !== undefined) ? lifted : undefined;
+}
+
+export function limitsReport({ rowsPerSecond, workers, hours }: RunLimits): LimitsReport {
   return {
-    limits: changeLimits(before.limits, change),
-    priority: change.isEmergency === true ? emergencyPriority : (change.priority ?? before.priority),
+    rows_per_second: rowsPerSecond ?? null,
+    workers: workers ?? null,
+    hours: hours === undefined ? null : `${hours.from}-${hours.to}`,
+    zone: hours?.zone ?? null,
   };
 }
 
@@ -289,18 +326,6 @@ export async function requireRunners(context: ControlContext): Promise<void> {
   );
 }
 
-/** An unfinished run, or a finished one without a rest, toward the active key of the whole keyring: what a repeated command goes on with. */
-export async function findRunToResume(
-  context: ControlContext,
-  keyringName: string | undefined,
-): Promise<Run | undefined> {
-  const keyring = await chooseKeyring(context.database, keyringName);
-  const active = keyring.keys.find((key) => key.state === 'active');
-  if (active === undefined) return undefined;
-  const run = await findRunToward(context.database, keyring.id, Number(active.id));
-  return run !== undefined && (!isFinished(run.state) || run.state === 'succeeded') ? run : undefined;
-}
-
 export async function showRun(context: ControlContext, id: number): Promise<RunReport> {
   return report(context, await getRun(context.database, id));
 }
@@ -353,12 +378,7 @@ async function report(context: ControlContext, run: Run): Promise<RunReport> {
     batches,
     slices: totals.slices,
     round: run.round,
-    limits: {
-      rows_per_second: run.limits.rowsPerSecond ?? null,
-      workers: run.limits.workers ?? null,
-      hours: run.limits.hours === undefined ? null : `${run.limits.hours.from}-${run.limits.hours.to}`,
-      zone: run.limits.hours?.zone ?? null,
-    },
+    limits: limitsReport(run.limits),
     priority: run.priority,
     emergency: run.priority === emergencyPriority,
     retries: run.retries ?? null,

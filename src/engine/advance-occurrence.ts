@@ -25,7 +25,7 @@ export interface PolicyOrder {
 export interface PolicyVerbs {
   /** Activates a key, unless one was activated since. Throws what the root key's provider throws, MEMBER_BEHIND. */
   rotate(order: PolicyOrder & { readonly since: Date }): Promise<void>;
-  /** Orders a run to the active key, or joins the one that does it already; answers its id. Throws RUN_STATE_REFUSED. */
+  /** Orders a run to the active key, or joins the one that does it already; answers its id. Throws RUN_STATE_REFUSED, DRY_RUN_FAILED. */
   reencrypt(order: PolicyOrder): Promise<number>;
   /** Retires every key that was replaced. Throws KEY_IN_USE, MEMBER_BEHIND, OLDER_TRANSACTION_RUNNING. */
   retireReplaced(order: PolicyOrder): Promise<void>;
@@ -156,7 +156,9 @@ async function wordsFor(database: Queryable, occurrence: Occurrence, error: Keyt
   }
   if (sqlstateOf(error) === insufficientPrivilege)
     return `the database login of the supervisor may not change keys (${error.message}); start one as the owner, or run: ${occurrence.state === 'rotating' ? byHand : `keyturn key retire`}`;
-  return error.message;
+  return error.code === 'DRY_RUN_FAILED'
+    ? `${error.message}: keyturn reencrypt --keyring ${occurrence.keyringName} --accept-failures`
+    : error.message;
 }
 
 /** The key step alone, by a supervisor that does not lead; the leader sees the key and goes on. */

@@ -7,7 +7,8 @@
 //
 // Who is right after a crash: PostgreSQL. Before the commit nothing happened and the next worker reads the same slice;
 // after it the cursor stands behind the slice. A worker that lost its lease finds zero batch rows to advance and rolls
-// back. A dry run takes the same way without lock and rewrite. What a slice that fails asks for is decided in
+// back. A dry run takes the same way without lock and rewrite, and decrypts what names the active key already as well: the
+// next rotation will have to. What a slice that fails asks for is decided in
 // rotation/slice-failure.ts; split-batch.ts takes a batch apart around rows that cannot be moved.
 import { isKeyturnError, KeyturnError } from '../errors.js';
 import type { Keyring } from '../keys/keyring.js';
@@ -245,6 +246,7 @@ async function treat(visit: Visit, slice: ReadSlice): Promise<PreparedSlice> {
     target: visit.target,
     rows: slice.rows,
     visited: slice.visited,
+    checksCurrent: batch.kind === 'dry_run',
   });
   if (treated.blocked !== undefined) throw new Blocked(treated.blocked.cause, String(treated.blocked.keyId));
   if (treated.rows > 0)

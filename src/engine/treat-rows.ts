@@ -1,5 +1,5 @@
 // Decrypts and reencrypts the cells of a slice and packs what is to be written: rows in, outcomes and arrays out, no I/O.
-import { rebind, reencryptAll, type Cell, type CellFailure, type Examined } from '../codec.js';
+import { check, rebind, reencryptAll, type Cell, type CellFailure, type Examined } from '../codec.js';
 import type { KeyId } from '../crypto/value-key.js';
 import type { Stored } from '../formats/format.js';
 import type { Keyring } from '../keys/keyring.js';
@@ -43,7 +43,7 @@ interface Rewrite {
 }
 
 function startTreatment(
-  { keyring, target, former }: Pick<SliceWork, 'keyring' | 'target' | 'former'>,
+  { keyring, target, former, checksCurrent }: Pick<SliceWork, 'keyring' | 'target' | 'former' | 'checksCurrent'>,
   rowCount: number,
 ): RowTreatment {
   const builder = createCellBuilder(target, keyring.cluster);
@@ -86,9 +86,11 @@ function startTreatment(
             found.map(({ cell, stored }) => ({ cell: cell.address, stored })),
           )
         : found.map(({ row, cell, stored }) => rebind(keyring, cell, formerAddress(some[row], column, cell), stored));
-    for (const [index, { row, stored }] of found.entries()) {
+    for (const [index, { row, cell, stored }] of found.entries()) {
       const one = examined[index];
-      if (one !== undefined) result[row] = settle(rows + row, column, stored, one);
+      if (one === undefined) continue;
+      const isToCheck = checksCurrent === true && one.outcome === 'current';
+      result[row] = settle(rows + row, column, stored, isToCheck ? check(keyring, cell, stored) : one);
     }
     return result;
   }
@@ -173,6 +175,8 @@ export interface SliceWork {
   readonly visited: readonly (readonly boolean[])[] | undefined;
   /** What values may still be bound to: the cells are brought to their present address, not to the active key. */
   readonly former?: (row: CellRow) => FormerAddress;
+  /** What needs no reencryption is decrypted all the same. */
+  readonly checksCurrent?: boolean;
 }
 
 /** Key and tenant that a row had. */

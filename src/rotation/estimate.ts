@@ -1,6 +1,8 @@
 // What a run over a table will take: time, write-ahead log, growth. Pure arithmetic over what was measured and over the
 // shape of the table; every answer is a range. The true value depends on what else the server does.
 
+import { batchesAllowed, openSecondsADay, type OpeningHours, type RunLimits } from './limits.js';
+
 export interface Range {
   readonly low: number;
   readonly high: number;
@@ -24,6 +26,7 @@ export interface RowCosts {
 
 export interface Estimate {
   readonly rows: number;
+  /** At work; how its hours stretch them is `overHours`, for all tables of a run together. */
   readonly seconds: Range;
   readonly walBytes: Range;
   /** Until vacuum has passed; what it frees is used again and not given back to the file system. */
@@ -32,10 +35,14 @@ export interface Estimate {
 
 export interface EstimateInput {
   readonly shape: TableShape;
+  /** That the run looks at, and its second scan again. */
+  readonly rowsToVisit: number;
   /** That have something to move. */
   readonly rowsToMove: number;
   readonly costs: RowCosts;
+  /** That are live. */
   readonly workers: number;
+  readonly limits: Omit<RunLimits, 'hours'>;
   /** `checkpoint_timeout` of the server. */
   readonly checkpointSeconds: number;
 }
@@ -63,19 +70,34 @@ export function estimateRun(input: EstimateInput): Estimate {
 }
 
 /** Reading and reencrypting go on while the slice before is written, wholly at best and not at all at worst. */
-function estimateSeconds({ shape, rowsToMove, costs, workers }: EstimateInput): Range {
+function estimateSeconds({ rowsToVisit, rowsToMove, costs, workers, limits }: EstimateInput): Range {
   const { readMs, cryptoMs, writeMs } = costs;
   const prepareMs = readMs + cryptoMs;
   const write: Range =
     writeMs === undefined
       ? { low: prepareMs * assumedWriteFactor.low, high: prepareMs * assumedWriteFactor.high }
       : { low: writeMs, high: writeMs * writeSlack };
-  const scanMs = Math.max(shape.rows, rowsToMove) * readMs;
+  const scanMs = rowsToVisit * readMs;
   const low = rowsToMove * Math.max(prepareMs, write.low);
   const high = rowsToMove * (prepareMs + write.high) + scanMs;
+  const atWork = Math.min(workers, batchesAllowed({ ...limits, hours: undefined }));
+  const allowedSeconds = limits.rowsPerSecond === undefined ? 0 : (2 * rowsToVisit) / limits.rowsPerSecond;
   return {
-    low: fixedSeconds.low + low / workers / 1_000,
-    high: fixedSeconds.high + high / workers / 1_000,
+    low: fixedSeconds.low + Math.max(low / atWork / 1_000, allowedSeconds),
+    high: fixedSeconds.high + Math.max(high / atWork / 1_000, allowedSeconds),
+  };
+}
+
+const daySeconds = 86_400;
+
+/** From the order to the end: at best it is given as the hours begin, at worst as they end. */
+export function overHours(work: Range, hours: OpeningHours | undefined): Range {
+  if (hours === undefined) return work;
+  const open = openSecondsADay(hours);
+  const nights = (seconds: number): number => Math.ceil(seconds / open);
+  return {
+    low: work.low + (nights(work.low) - 1) * (daySeconds - open),
+    high: work.high + nights(work.high) * (daySeconds - open),
   };
 }
 

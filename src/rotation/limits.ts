@@ -96,6 +96,11 @@ export function isOpenAt(hours: OpeningHours, now: Date): boolean {
   return isWithin(hours, clockIn(hours.zone)(now.getTime()));
 }
 
+/** Of a day without a change of the clock. */
+export function openSecondsADay({ from, to }: OpeningHours): number {
+  return modulo((minutesOf(to) ?? 0) - (minutesOf(from) ?? 0), 24 * 60) * 60;
+}
+
 /** The first moment from `now` on at which the hours are open. */
 export function nextOpening(hours: OpeningHours, now: Date): Date {
   const clock = clockIn(hours.zone);

@@ -21,6 +21,7 @@ export function whyItRests(run: Contender, all: readonly Contender[], now: Date)
   return first && `run ${first.id} (emergency) goes first`;
 }
 
-function isAtWork(run: Contender, now: Date): boolean {
+/** Not resting outside its hours. */
+export function isAtWork(run: Pick<Contender, 'state' | 'limits'>, now: Date): boolean {
   return isWorking(run.state) && (run.limits.hours === undefined || isOpenAt(run.limits.hours, now));
 }

@@ -41,6 +41,9 @@ export const runMoves: Readonly<Record<RunState, readonly RunState[]>> = {
   ],
   pausing: [
     'paused', // no batch of the run is in a worker's hands
+    'pending', // resume, before anybody settled the pause of a run that had not begun
+    'running', // resume, likewise
+    'verifying', // resume, likewise during the second scan
     'cancelling', // cancel was asked for
   ],
   paused: [

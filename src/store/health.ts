@@ -3,7 +3,10 @@
 // that would be wrong. Nothing here judges: that is src/rotation.
 import type { SeenArchive } from '../rotation/archive-watch.js';
 import type { SeenSlot, SeenTable } from '../rotation/disk-use.js';
+import { isAtWork } from '../rotation/precedence.js';
+import type { RunState } from '../rotation/run.js';
 import type { Database, Row } from './database.js';
+import { limitColumns, limitsOf } from './limits.js';
 import { memberLiveSeconds } from './members.js';
 
 /** A statement that takes longer is given up: a gauge must not be a load itself. */
@@ -34,17 +37,27 @@ export interface Fleet {
   readonly workers: number;
   /** Some run has batches to hand out, or out. */
   readonly isWorking: boolean;
+  /** An emergency run is at work: one outside its hours has others go as gently as ever. */
   readonly isEmergency: boolean;
 }
 
 export async function readFleet(database: Database): Promise<Fleet> {
-  const [row] = await read(
+  const rows = await read(
     database,
     `SELECT (SELECT count(*) FROM keyturn.member WHERE kind = 'worker' AND heartbeat_at > clock_timestamp() - make_interval(secs => $1))::int,
-       count(*) > 0, coalesce(bool_or(emergency), false) FROM keyturn.run WHERE state IN ('running', 'verifying')`,
+       clock_timestamp(), r.state, r.emergency, ${limitColumns}
+     FROM (VALUES (1)) here LEFT JOIN keyturn.run r ON r.state IN ('running', 'verifying')`,
     [memberLiveSeconds],
   );
-  return { workers: Number(row?.[0]), isWorking: row?.[1] === true, isEmergency: row?.[2] === true };
+  const runs = rows.filter(([, , state]) => state !== null);
+  return {
+    workers: Number(rows[0]?.[0]),
+    isWorking: runs.length > 0,
+    isEmergency: runs.some(
+      ([, now, state, isEmergency, ...limits]) =>
+        isEmergency === true && isAtWork({ state: String(state) as RunState, limits: limitsOf(limits) }, now as Date),
+    ),
+  };
 }
 
 export interface Replica {

@@ -123,6 +123,14 @@ export interface RunOrder {
   readonly reason: string | undefined;
 }
 
+/** "ktrn": orders of runs, one after the other. Advisory, since not every login that orders runs may lock a row for it. */
+const orderLock = 0x6b74_726e;
+
+/** Whoever orders a run afterwards in the same transaction knows that no other was ordered since what it read. */
+export async function lockOrders(client: Queryable): Promise<void> {
+  await client.query('SELECT pg_advisory_xact_lock($1)', [orderLock]);
+}
+
 export async function insertRun(client: Queryable, order: RunOrder): Promise<number> {
   const { rows } = await client.query(
     `INSERT INTO keyturn.run (kind, state, keyring_id, target_key_id, generation, target_id, scope, deep, only_cells, reason,
@@ -208,10 +216,10 @@ export async function setSteering(
   });
 }
 
-/** An unfinished run of the same kind over the same rows. */
+/** An unfinished run of the same kind over the same rows, unless it is being cancelled. */
 export async function findUnfinishedTwin(database: Queryable, run: Run): Promise<Run | undefined> {
   const { rows } = await database.query(
-    `${runSelect} WHERE r.state NOT IN ${finishedStates} AND r.keyring_id = $1 AND r.kind = $2 AND r.deep = $3
+    `${runSelect} WHERE r.state NOT IN ${finishedStates} AND r.state <> 'cancelling' AND r.keyring_id = $1 AND r.kind = $2 AND r.deep = $3
        AND r.target_id IS NOT DISTINCT FROM $4 AND r.scope IS NOT DISTINCT FROM $5 ORDER BY r.id LIMIT 1`,
     [run.keyringId, run.kind, run.deep, run.targetId ?? null, run.scope ?? null],
   );
@@ -250,15 +258,26 @@ export async function findRunToward(
   return rows[0] === undefined ? undefined : runOf(rows[0]);
 }
 
-/** The newest dry run that came to its end over the same rows toward the same key. */
+/** Nobody rotates less often than quarterly by choice; what a dry run read longer ago has been written since. */
+const dryRunValidDays = 90;
+
+/**
+ * The newest dry run that came to its end over the same rows, toward whichever key: what it could not decrypt moves to no
+ * other key either. It stands until a run has moved these rows, and for a quarter at most.
+ */
 export async function findDryRun(
   database: Queryable,
-  order: Pick<RunOrder, 'keyringId' | 'targetKeyId' | 'targetId' | 'scope'>,
+  order: Pick<RunOrder, 'keyringId' | 'targetId' | 'scope'>,
 ): Promise<Run | undefined> {
   const { rows } = await database.query(
-    `${runSelect} WHERE r.kind = 'dry_run' AND r.state IN ('succeeded', 'completed_with_failures') AND r.keyring_id = $1 AND r.target_key_id = $2
-       AND r.target_id IS NOT DISTINCT FROM $3 AND r.scope IS NOT DISTINCT FROM $4 ORDER BY r.finished_at DESC, r.id DESC LIMIT 1`,
-    [order.keyringId, order.targetKeyId, order.targetId ?? null, order.scope ?? null],
+    `${runSelect} WHERE r.kind = 'dry_run' AND r.state IN ('succeeded', 'completed_with_failures') AND r.keyring_id = $1
+       AND r.target_id IS NOT DISTINCT FROM $2 AND r.scope IS NOT DISTINCT FROM $3
+       AND r.finished_at > clock_timestamp() - make_interval(days => ${dryRunValidDays})
+       AND NOT EXISTS (SELECT 1 FROM keyturn.run later WHERE later.kind = 'reencrypt' AND NOT later.only_cells AND later.keyring_id = r.keyring_id
+         AND later.state IN ('succeeded', 'completed_with_failures') AND later.finished_at > r.finished_at
+         AND (later.target_id IS NULL OR later.target_id = r.target_id) AND (later.scope IS NULL OR later.scope = r.scope))
+     ORDER BY r.finished_at DESC, r.id DESC LIMIT 1`,
+    [order.keyringId, order.targetId ?? null, order.scope ?? null],
   );
   return rows[0] === undefined ? undefined : runOf(rows[0]);
 }
@@ -283,7 +302,7 @@ export async function moveRunIfState(client: Queryable, run: Run, move: RunMove)
     `UPDATE keyturn.run SET state = $3, held_back_by = $4, pass = coalesce($5, pass), round = coalesce($6, round),
        resume_state = CASE WHEN $3 = 'pausing' THEN $2 WHEN $3 IN ('paused', 'cancelling') THEN resume_state END,
        started_at = CASE WHEN $3 IN ('running', 'verifying') THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
-       resumed_at = CASE WHEN $2 = 'paused' THEN clock_timestamp() ELSE resumed_at END,
+       resumed_at = CASE WHEN $2 = 'paused' OR ($2 = 'pausing' AND $3 IN ('pending', 'running', 'verifying')) THEN clock_timestamp() ELSE resumed_at END,
        verified_at = CASE WHEN $3 = 'succeeded' AND kind <> 'dry_run' AND NOT only_cells THEN clock_timestamp() END,
        finished_at = CASE WHEN $3 IN ${finishedStates} THEN clock_timestamp() END
      WHERE id = $1 AND state = $2`,

@@ -68,6 +68,17 @@ describe('adopting', () => {
     expect(recorded.map(({ action }) => action)).toEqual(['target.column', 'column.adopting', 'column.adopted']);
   });
 
+  test('a run that moves the column and is paused is named, not joined', async () => {
+    await moving.shop.query(
+      `INSERT INTO keyturn.run (kind, state, resume_state, keyring_id, target_key_id, generation)
+       SELECT 'reencrypt', 'paused', 'running', k.id, d.id, k.generation + 100 FROM keyturn.keyring k JOIN keyturn.data_key d ON d.keyring_id = k.id AND d.state = 'active'`,
+    );
+    await expect(moving.move(request('diary.note', 'plaintext'))).rejects.toThrow(
+      refusal('RUN_STATE_REFUSED', /is paused; .* keyturn run resume/),
+    );
+    await moving.shop.query(`UPDATE keyturn.run SET state = 'cancelled' WHERE state = 'paused'`);
+  });
+
   test('I8 a damaged envelope is never taken for plaintext, neither by readers nor by the run', async () => {
     const wanted = request('diary.note', 'plaintext');
     await prepareMove(moving.context, wanted);

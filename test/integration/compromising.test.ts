@@ -2,7 +2,8 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { beginEmergency, containKey, type CompromiseOptions } from '../../src/control/compromise.js';
 import { activate, retire, rotateKey } from '../../src/control/keys.js';
-import type { RunnerSupply } from '../../src/control/rotate-and-reencrypt.js';
+import { beginReencrypt, type RunnerSupply } from '../../src/control/rotate-and-reencrypt.js';
+import { cancelRun, pauseRun } from '../../src/control/steer-runs.js';
 import { startDirectRunner } from '../support/direct-run.js';
 import { insertMember } from '../support/members.js';
 import { findDifferences, insertCustomers, openShop, type Shop } from '../support/shop.js';
@@ -70,6 +71,38 @@ test('I10 an active key is replaced by the standby in the transaction that marks
   expect(await findDifferences(shop, after)).toEqual([]);
   await after.close();
   expect(await statesOf()).toEqual(['retired!', 'active', 'staged']);
+});
+
+test('the emergency takes the hours away from the run it joins, and orders another in place of one that is being cancelled', async () => {
+  const { context } = shop.control;
+  await rotateKey(context, { keyring: undefined, ifOlderThanMs: undefined, reason: undefined });
+  const nightly = await shop.order({ steering: { hours: '06:00-08:00', zone: 'Europe/Berlin', rowsPerSecond: 5 } });
+  const contained = await containKey(context, leak);
+  const emergency = (): ReturnType<typeof beginEmergency> =>
+    beginEmergency(context, contained, { reason: 'leaked', supply: noSupply });
+  expect(await emergency()).toMatchObject({
+    begin: 'joined',
+    report: { run_id: nightly, emergency: true, limits: { rows_per_second: null, workers: null, hours: null } },
+    lifted: { rows_per_second: 5, workers: null, hours: '06:00-08:00', zone: 'Europe/Berlin' },
+  });
+  await cancelRun(context, nightly, 'by mistake');
+  const ordered = await emergency();
+  expect(ordered).toMatchObject({ begin: 'ordered', report: { state: 'pending', emergency: true } });
+  await pauseRun(context, Number(ordered?.report.run_id), 'by mistake');
+  await expect(emergency()).rejects.toMatchObject({
+    code: 'RUN_STATE_REFUSED',
+    message: expect.stringContaining('is pausing (by mistake)') as string,
+  });
+});
+
+test('an emergency that finds its run cancelled between the look and the joining looks again and orders another', async () => {
+  const { context } = shop.control;
+  const run = await shop.order();
+  const quicker: RunnerSupply = { ...noSupply, start: async () => void (await cancelRun(context, run, 'quicker')) };
+  const whole = { keyring: undefined, target: undefined, scope: undefined, deep: false, reason: 'leaked' };
+  const order = { kind: 'reencrypt', ...whole, steering: { isEmergency: true } } as const;
+  const begun = await beginReencrypt(context, order, quicker);
+  expect(begun).toMatchObject({ begin: 'ordered', report: { run_id: run + 1, emergency: true } });
 });
 
 test('a compromised key never encrypts again, in any way', async () => {

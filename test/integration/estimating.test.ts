@@ -3,9 +3,14 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openControl } from '../../src/app.js';
 import { estimateAfterDryRun, estimateTargets, type TargetEstimate } from '../../src/control/estimate.js';
-import { beginReencrypt, type BegunRun } from '../../src/control/rotate-and-reencrypt.js';
+import { createPolicyVerbs } from '../../src/control/policy.js';
+import { beginReencrypt, rotateAndReencrypt, type BegunRun } from '../../src/control/rotate-and-reencrypt.js';
 import { resolveQuarantined } from '../../src/control/quarantine.js';
 import type { RunRequest } from '../../src/control/runs.js';
+import { setSchedule } from '../../src/control/schedules.js';
+import { retryRun } from '../../src/control/steer-runs.js';
+import { advanceOccurrence } from '../../src/engine/advance-occurrence.js';
+import { listOpenOccurrences } from '../../src/store/schedules.js';
 import { runCapturedWith } from '../cli/captured.js';
 import { startDirectRunner, type DirectRunner } from '../support/direct-run.js';
 import { openShop, type Shop } from '../support/shop.js';
@@ -44,6 +49,14 @@ afterAll(async () => {
   await runner.close();
   await shop.close();
 });
+
+/** What rotates waits for members until they have looked, which takes seconds. */
+async function whileNobodyIsLive<T>(work: () => Promise<T>): Promise<T> {
+  await runner.close();
+  const result = await work();
+  runner = await startDirectRunner(shop);
+  return result;
+}
 
 function begin(request: Partial<RunRequest> = {}): Promise<BegunRun> {
   const whole = { keyring: undefined, target: undefined, scope: undefined, deep: false, reason: 'test' };
@@ -156,12 +169,121 @@ describe('a dry run', () => {
 });
 
 test('cells of a failed dry run that were declared dealt with do not refuse an order', async () => {
-  await shop.rotate();
-  await runner.membership.refresh('customers');
+  await whileNobodyIsLive(shop.rotate);
   await shop.query(`UPDATE note SET body = 'in clear' WHERE id = 78`);
   const failed = await runner.finish((await begin({ kind: 'dry_run' })).report.run_id);
   await expect(begin()).rejects.toMatchObject({ code: 'DRY_RUN_FAILED' });
   const filter = { run: failed.run_id, target: undefined, cause: undefined, reason: 'a test row' };
   expect(await resolveQuarantined(shop.control.context, filter)).toEqual({ cells: 1 });
   expect(await begin()).toMatchObject({ begin: 'ordered', dryRun: { run_id: failed.run_id, fields_failed: 0 } });
+});
+
+describe('a dry run before the rotation', () => {
+  const rotation = { keyring: undefined, ifOlderThanMs: undefined, reason: 'quarterly', acceptFailures: false };
+  let failed: number;
+
+  beforeAll(async () => {
+    const moving = (await begin()).report.run_id;
+    await runner.finish(moving);
+    await shop.query(`UPDATE note SET body = left(body, 40) || 'A' || substr(body, 42) WHERE id IN (79, 80)`);
+  });
+
+  test('decrypts what names the active key as well, and estimates that all of it moves to the next key', async () => {
+    const report = await runner.finish((await begin({ kind: 'dry_run' })).report.run_id);
+    failed = report.run_id;
+    expect(report).toMatchObject({
+      state: 'completed_with_failures',
+      fields_reencrypted: 0,
+      fields_failed: 3,
+      failures: [
+        { cause: 'AUTHENTICATION_FAILED', cells: 2 },
+        { cause: 'NOT_AN_ENVELOPE', cells: 1 },
+      ],
+    });
+    const [estimate] = await estimateAfterDryRun(shop.control.context, failed);
+    expect(estimate).toMatchObject({ rows });
+    expect(estimate?.basis).toContain('as if each moved to the next key');
+  });
+
+  test('refuses rotation and run together, the run after the rotation, the run of a schedule, and a retry, until it is accepted', async () => {
+    const { context } = shop.control;
+    const keys = await shop.query('SELECT id, state FROM keyturn.data_key ORDER BY id');
+    const refusal = {
+      code: 'DRY_RUN_FAILED',
+      message: expect.stringContaining(`dry run ${failed} found 3 cells`) as string,
+    };
+    await expect(rotateAndReencrypt(context, { ...rotation, supply: noSupply })).rejects.toMatchObject(refusal);
+    expect(await shop.query('SELECT id, state FROM keyturn.data_key ORDER BY id')).toEqual(keys);
+
+    await whileNobodyIsLive(shop.rotate);
+    await expect(begin()).rejects.toMatchObject(refusal);
+    expect(await waitOfSchedule()).toMatch(
+      new RegExp(
+        `^dry run ${failed} found 3 cells .* --accept-failures: keyturn reencrypt --keyring customers --accept-failures$`,
+      ),
+    );
+    const accepted = await begin({ acceptFailures: true });
+    expect(accepted).toMatchObject({ begin: 'ordered', dryRun: { run_id: failed, fields_would_move: rows - 3 } });
+    const cancel = (id: number): Promise<unknown> =>
+      shop.query(`UPDATE keyturn.run SET state = 'cancelled', finished_at = clock_timestamp() WHERE id = $1`, [id]);
+    await cancel(accepted.report.run_id);
+    await expect(retryRun(context, accepted.report.run_id, { reason: 'test' })).rejects.toMatchObject(refusal);
+    const retried = await retryRun(context, accepted.report.run_id, { reason: 'test', acceptFailures: true });
+    await cancel(retried.run_id);
+
+    const rotated = await whileNobodyIsLive(() =>
+      rotateAndReencrypt(context, { ...rotation, acceptFailures: true, supply: noSupply }),
+    );
+    expect(rotated).toMatchObject({ begin: 'ordered', isNew: true, dryRun: { run_id: failed } });
+    expect(await runner.finish(rotated.report.run_id)).toMatchObject({ state: 'completed_with_failures' });
+  });
+
+  test('says nothing once a run has moved its rows, nor after a quarter', async () => {
+    const after = await begin();
+    expect(after).toMatchObject({ begin: 'ordered', dryRun: null });
+    await shop.query(`UPDATE keyturn.run SET state = 'cancelled' WHERE id = $1`, [after.report.run_id]);
+    await runner.finish((await begin({ kind: 'dry_run' })).report.run_id);
+    await expect(begin()).rejects.toMatchObject({ code: 'DRY_RUN_FAILED' });
+    await shop.query(`UPDATE keyturn.run SET finished_at = finished_at - interval '91 days' WHERE kind = 'dry_run'`);
+    const unjudged = await begin();
+    expect(unjudged).toMatchObject({ begin: 'ordered', dryRun: null });
+    await shop.query(`UPDATE keyturn.run SET state = 'cancelled' WHERE id = $1`, [unjudged.report.run_id]);
+  });
+
+  /** What the occurrence of a schedule that is to order its run waits for. */
+  async function waitOfSchedule(): Promise<string> {
+    const { context } = shop.control;
+    const { database } = context;
+    const policy = { keyring: undefined, cron: undefined, timeZone: undefined, gradualMs: 0, reason: undefined };
+    await setSchedule(context, policy);
+    await shop.query(
+      `INSERT INTO keyturn.occurrence (schedule_id, period, state) SELECT id, clock_timestamp(), 'reencrypting' FROM keyturn.schedule`,
+    );
+    const leadership = await runner.lead();
+    const [occurrence] = await listOpenOccurrences(database);
+    if (occurrence === undefined) throw new Error('no occurrence is open');
+    const verbs = createPolicyVerbs(context);
+    await advanceOccurrence({ database, leadership, verbs }, occurrence, () => undefined);
+    const [waiting] = await listOpenOccurrences(database);
+    expect(waiting).toMatchObject({ state: 'reencrypting', runId: undefined });
+    return waiting?.waitsFor ?? '';
+  }
+});
+
+test('the estimate at the order heeds the limits of the order, and that of a dry run its own', async () => {
+  const dryRun = (await begin({ kind: 'dry_run', steering: { rowsPerSecond: 100_000, workers: 1 } })).report.run_id;
+  await runner.finish(dryRun);
+  const seconds = async (steering: RunRequest['steering']): Promise<number> => {
+    const begun = await begin({ target: undefined, acceptFailures: true, steering });
+    await shop.query(`UPDATE keyturn.run SET state = 'cancelled' WHERE id = $1`, [begun.report.run_id]);
+    return Number(begun.dryRun?.seconds_low);
+  };
+  const free = await seconds(undefined);
+  expect(await seconds({ rowsPerSecond: 10 })).toBeGreaterThanOrEqual((2 * rows) / 10);
+  expect(free).toBeLessThan(60);
+  // Twenty minutes at 10 rows a second do not fit into ten of a night.
+  const nightly = await seconds({ rowsPerSecond: 10, hours: '03:00-03:10', zone: 'UTC' });
+  expect(nightly).toBeGreaterThan(86_400);
+  const [estimate] = await estimateAfterDryRun(shop.control.context, dryRun);
+  expect(estimate).toMatchObject({ workers: 1 });
 });

@@ -59,9 +59,15 @@ test('a run pauses in every phase, visibly, keeps its place, and moves no row tw
     if (isFinished(before.state)) break;
     phases.add(phaseOf(before));
     expect(await pauseRun(bare, run, 'test')).toMatchObject({ state: 'pausing', held_back_by: 'test' });
+    // Nobody has settled it: it is taken back, goes on as if nothing had been, and is asked for again.
+    expect(await resumeRun(bare, run, 'test')).toMatchObject({ state: before.state });
+    expect(await resumeRun(bare, run, 'again')).toMatchObject({ state: before.state });
+    expect(await pauseRun(bare, run, 'test')).toMatchObject({ state: 'pausing' });
+    expect(await pauseRun(bare, run, 'again')).toMatchObject({ state: 'pausing', held_back_by: 'test' });
     expect(await driven.dispatch()).toEqual([]);
     expect(await driven.step()).toMatchObject({ state: 'paused', resumeState: before.state });
     expect(await driven.step()).toMatchObject({ state: 'paused' });
+    expect(await pauseRun(bare, run, 'again')).toMatchObject({ state: 'paused', held_back_by: 'test' });
     expect(await driven.dispatch()).toEqual([]);
     expect(await resumeRun(bare, run, 'test')).toMatchObject({ state: before.state, round: before.round });
 
@@ -136,8 +142,8 @@ describe.each(availableBackends())('with the supervisor dead, over the %s queue'
     const supervisor = await shop.startSupervisor();
     const letGo = await startHeldWorker(shop);
     await supervisor.stop();
-    expect(await pauseAllRuns(bare, 'test')).toMatchObject([{ run_id: run, state: 'pausing' }]);
-    expect(await pauseAllRuns(bare, 'test')).toEqual([]);
+    expect(await pauseAllRuns(bare, 'test')).toMatchObject({ runs: [{ run_id: run, state: 'pausing' }] });
+    expect(await pauseAllRuns(bare, 'test')).toMatchObject({ runs: [], left_alone: [{ run_id: run }] });
     letGo();
     const handedBack = await until(
       async () => {
@@ -188,10 +194,14 @@ test('pausing all pauses each run that can, in one go, and leaves the others and
   await shop.query(`UPDATE keyturn.run SET state = 'running', pass = 1 WHERE id = $1`, [moving]);
   await shop.query(`UPDATE keyturn.run SET state = 'paused', resume_state = 'running' WHERE id = $1`, [stopped]);
   await cancelRun(bare, ending, 'test');
-  const asked = await pauseAllRuns(bare, undefined);
-  expect(asked.map((report) => [report.run_id, report.state, report.held_back_by])).toEqual([
+  const { runs, left_alone: others } = await pauseAllRuns(bare, undefined);
+  expect(runs.map((report) => [report.run_id, report.state, report.held_back_by])).toEqual([
     [waiting, 'pausing', 'all runs paused by an operator'],
     [moving, 'pausing', 'all runs paused by an operator'],
+  ]);
+  expect(others.map((report) => [report.run_id, report.state])).toEqual([
+    [stopped, 'paused'],
+    [ending, 'cancelling'],
   ]);
   expect(await showRun(bare, stopped)).toMatchObject({ state: 'paused' });
   expect(await showRun(bare, ending)).toMatchObject({ state: 'cancelling' });
@@ -212,7 +222,7 @@ test('a finished run is retried with its scope and limits, once at a time; one t
       reason: undefined,
     })
   ).id;
-  await expect(retryRun(bare, run, undefined)).rejects.toMatchObject({ code: 'RUN_STATE_REFUSED' });
+  await expect(retryRun(bare, run, { reason: undefined })).rejects.toMatchObject({ code: 'RUN_STATE_REFUSED' });
   await limitRun(bare, run, { hours: null, reason: 'test' });
   await cancelRun(bare, run, 'test');
   const driven = await driveByHand(shop, run);
@@ -220,7 +230,7 @@ test('a finished run is retried with its scope and limits, once at a time; one t
   await driven.close();
   await expect(limitRun(bare, run, { workers: 1, reason: 'test' })).rejects.toThrow(/cancelled.*nothing to limit/);
 
-  const again = await retryRun(bare, run, undefined);
+  const again = await retryRun(bare, run, { reason: undefined });
   expect(again).toMatchObject({
     state: 'pending',
     retries: run,
@@ -230,9 +240,9 @@ test('a finished run is retried with its scope and limits, once at a time; one t
     priority: 4,
     reason: `retries run ${run}`,
   });
-  await expect(retryRun(bare, run, undefined)).rejects.toThrow(
+  await expect(retryRun(bare, run, { reason: undefined })).rejects.toThrow(
     new RegExp(`run ${run} needs no retry: run ${again.run_id} covers the same`),
   );
   await shop.query(`UPDATE keyturn.run SET state = 'succeeded' WHERE id = $1`, [again.run_id]);
-  await expect(retryRun(bare, again.run_id, undefined)).rejects.toThrow(/succeeded and left nothing/);
+  await expect(retryRun(bare, again.run_id, { reason: undefined })).rejects.toThrow(/succeeded and left nothing/);
 });

@@ -9,7 +9,7 @@ const legal: Readonly<Record<RunState, string>> = {
   pending: 'running verifying pausing cancelling failed',
   running: 'verifying succeeded completed_with_failures pausing cancelling failed',
   verifying: 'running succeeded completed_with_failures pausing cancelling failed',
-  pausing: 'paused cancelling',
+  pausing: 'paused pending running verifying cancelling',
   paused: 'pending running verifying cancelling',
   cancelling: 'cancelled',
   cancelled: '',

@@ -182,6 +182,12 @@ describe('health of the database', () => {
       run,
     ]);
     expect(await readFleet(database)).toEqual({ workers: 0, isWorking: true, isEmergency: true });
+    // An emergency outside its hours lets the others work, as gently as ever.
+    await shop.query(
+      `UPDATE keyturn.run SET hours_from = at + interval '2 hours', hours_to = at + interval '3 hours', hours_zone = 'UTC'
+       FROM (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::time(0) AS at) now`,
+    );
+    expect(await readFleet(narrow)).toEqual({ workers: 0, isWorking: true, isEmergency: false });
     const seen = {
       table: 'public.customer',
       bytes: expect.any(Number),

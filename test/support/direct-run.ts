@@ -20,6 +20,8 @@ import { until } from './until.js';
 export interface DirectRunner {
   readonly services: BatchServices;
   readonly membership: Membership;
+  /** As its steps hold it. */
+  lead(): Promise<Leadership>;
   /** One supervisor step of the run, then every batch that is due. */
   step(runId: number): Promise<readonly Worked[]>;
   /** Steps until the run is finished or paused. */
@@ -66,10 +68,14 @@ export async function startDirectRunner(
   const holder = randomUUID();
   let held: Leadership | undefined;
 
+  async function lead(): Promise<Leadership> {
+    held = await holdLeadership(database, holder);
+    if (held === undefined) throw new Error('another supervisor leads');
+    return held;
+  }
+
   async function step(runId: number): Promise<readonly Worked[]> {
-    const leadership = await holdLeadership(database, holder);
-    if (leadership === undefined) throw new Error('another supervisor leads');
-    held = leadership;
+    const leadership = await lead();
     await advanceRun({ database, leadership }, await getRun(database, runId));
     const worked: Worked[] = [];
     for (const due of await dispatchDue(database, 50)) {
@@ -83,6 +89,7 @@ export async function startDirectRunner(
   return {
     services,
     membership,
+    lead,
     step,
     finish: (runId) =>
       until(

@@ -6,6 +6,7 @@ import { refuseUnlessComplete, type BegunRun } from '../../control/rotate-and-re
 import type { RunReport } from '../../control/runs.js';
 import { unbackedWords } from '../backup-words.js';
 import type { Cli, Running } from '../cli.js';
+import { noteJoined } from '../finish-run.js';
 import { followRun } from '../follow-run.js';
 import { teach } from '../help.js';
 import { noteMissingRunners, staffFor, type Staff, type Waiting } from '../staff.js';
@@ -34,7 +35,7 @@ export function addCompromiseCommand(key: Command, cli: Cli): void {
       .action((name: string, options: CompromiseCommandOptions) => compromiseCommand(cli, name, options)),
     {
       changes:
-        'marks the key; where it is the active one, makes the standby active in the same transaction, waiting at most 15 s for members that do not hold it. Orders an emergency run over everything that does not name the active key, and retires the key when nothing names it. Repeating it goes on where it stopped and never makes a second key. A compromised key is never active again.',
+        'marks the key; where it is the active one, makes the standby active in the same transaction, waiting at most 15 s for members that do not hold it. Orders an emergency run over everything that does not name the active key, or puts an unfinished one before all others without its limits, and retires the key when nothing names it. Repeating it goes on where it stopped and never makes a second key. A compromised key is never active again.',
       examples: [
         ['keyturn key compromise v3 --reason "laptop stolen" --local 2', 'to the end, with workers of its own'],
         ['keyturn key compromise v3 --root-suspect --reason "dump and root leaked"', 'then change the root as well'],
@@ -105,8 +106,10 @@ function compromiseCommand(cli: Cli, name: string, options: CompromiseCommandOpt
 }
 
 /** Waits where somebody was named to do the work; the report of the run either way. Throws what keeps it from being a success. */
-async function settle(running: Running, staff: Staff, { begin, report }: BegunRun): Promise<RunReport> {
-  if (begin === 'done') return report;
+async function settle(running: Running, staff: Staff, begun: BegunRun): Promise<RunReport> {
+  const { report } = begun;
+  if (begun.begin === 'done') return report;
+  if (begun.begin === 'joined') noteJoined(running, begun);
   if (!staff.waits) {
     await noteMissingRunners(running);
     return report;

@@ -36,6 +36,7 @@ interface ActivateOptions extends KeyOptions {
 interface RotateOptions extends ActivateOptions, Waiting {
   readonly ifOlderThan?: number;
   readonly reencrypt?: true;
+  readonly acceptFailures?: true;
 }
 
 const wrongRoot = { 8: 'wrong root key; nothing was written' } as const;
@@ -74,6 +75,10 @@ export function addKeyCommands(program: Command, cli: Cli): Command {
       .option('--reencrypt', 'order a run that moves every row to the active key')
       .option('--wait', 'with --reencrypt: wait for its end and report it; needs a live supervisor and worker')
       .addOption(localOption())
+      .option(
+        '--accept-failures',
+        'with --reencrypt: exit 0 although cells failed, and begin although the last dry run found some; they are reported all the same',
+      )
       .action((options: RotateOptions) => rotateCommand(cli, options)),
     {
       changes:
@@ -84,7 +89,7 @@ export function addKeyCommands(program: Command, cli: Cli): Command {
         ['keyturn key rotate --reason "yearly"', 'the key alone; rows follow with: keyturn reencrypt'],
       ],
       exits: {
-        4: 'a live member is behind, or the run is paused',
+        4: 'a live member is behind, the run is paused, or the last dry run found cells that would fail; that one changes nothing',
         6: 'cells failed or stayed stale',
         7: 'nobody is there to do the work, or the database cannot be reached; nothing was changed',
         ...wrongRoot,
@@ -93,8 +98,9 @@ export function addKeyCommands(program: Command, cli: Cli): Command {
   );
   rotate.hook('preAction', () => {
     const options: RotateOptions = rotate.opts();
-    if (options.reencrypt !== true && (options.wait === true || options.local !== undefined))
-      rotate.error('error: --wait and --local wait for a run, so they need --reencrypt', {
+    const isAboutRun = options.wait === true || options.local !== undefined || options.acceptFailures === true;
+    if (options.reencrypt !== true && isAboutRun)
+      rotate.error('error: --wait, --local and --accept-failures are about a run, so they need --reencrypt', {
         code: 'commander.conflictingOption',
       });
   });
@@ -248,7 +254,9 @@ function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
       return;
     }
     const staff = staffFor(cli, running, options);
-    const { begin, report, ...rotated } = await rotateAndReencrypt(context, { ...rotation, supply: staff.supply });
+    const acceptFailures = options.acceptFailures === true;
+    const order = { ...rotation, acceptFailures, supply: staff.supply };
+    const { begin, report, dryRun, ...rotated } = await rotateAndReencrypt(context, order);
     const words = [rotatedWords(rotated), ...unbackedWords(rotated.unbackedKeys)];
     if (staff.waits) output.note(words.join('\n'));
     for (const line of withoutLines(rotated)) output.note(line);
@@ -256,6 +264,7 @@ function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
       {
         running,
         staff,
+        acceptFailures,
         before: {
           value: {
             key: rotated.key,
@@ -266,7 +275,8 @@ function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
           lines: staff.waits ? [] : words,
         },
       },
-      { begin, report },
+      // Nobody watches it: that there was no dry run is no news.
+      { begin, report, ...(dryRun ? { dryRun } : {}) },
     );
   });
 }

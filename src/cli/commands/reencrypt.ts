@@ -14,7 +14,6 @@ interface ReencryptOptions extends Waiting, LimitOptions {
   readonly target?: string;
   readonly scope?: string;
   readonly dryRun?: true;
-  readonly emergency?: true;
   readonly acceptFailures?: true;
   readonly reason?: string;
   readonly json?: true;
@@ -49,9 +48,6 @@ export function addRunningCommands(program: Command, cli: Cli): void {
       )
       .option('--wait', 'wait for the end and report it; needs a live supervisor and worker')
       .addOption(localOption())
-      .addOption(
-        new Option('--emergency', 'go before every other run, which waits and then goes on').conflicts('priority'),
-      )
       .option(
         '--accept-failures',
         'exit 0 although cells failed, and begin although the last dry run found some; they are reported all the same',
@@ -63,7 +59,7 @@ export function addRunningCommands(program: Command, cli: Cli): void {
           const staff = staffFor(cli, running, options);
           const kind = options.dryRun === true ? 'dry_run' : 'reencrypt';
           const { keyring, target, scope, reason } = options;
-          const steering = { ...steeringOf(options), isEmergency: options.emergency };
+          const steering = steeringOf(options);
           const begun = await beginReencrypt(
             running.context,
             {
@@ -83,7 +79,7 @@ export function addRunningCommands(program: Command, cli: Cli): void {
       ),
     {
       changes:
-        'the encrypted columns of registered tables, through workers, while the application goes on; each row only if it still is as it was read. No other column is touched. An unfinished run that does the same is joined, not doubled, and takes over the limits that are given. Needs no root key itself; with --local its workers do.',
+        'the encrypted columns of registered tables, through workers, while the application goes on; each row only if it still is as it was read. No other column is touched. An unfinished run that does the same is joined, not doubled, and takes over the limits that are given; one that pauses refuses, one that is being cancelled is left to end. Needs no root key itself; with --local its workers do.',
       examples: [
         ['keyturn reencrypt --local 2', 'all of it, with two workers of its own'],
         ['keyturn reencrypt --dry-run --local 1', 'what would happen'],

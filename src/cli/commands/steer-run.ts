@@ -7,8 +7,8 @@ import { idArgument, parseRunId } from '../arguments.js';
 import type { Cli, Running } from '../cli.js';
 import { teach } from '../help.js';
 import { addLimitOptions, steeringOf, type LimitOptions } from '../limit-options.js';
-import { limitWords } from '../run-words.js';
-import { noteMissingRunners } from '../staff.js';
+import { liftedWords, limitWords } from '../run-words.js';
+import { noteMissingRunners, noteUnsettled } from '../staff.js';
 import { countOf } from '../table.js';
 
 interface SteeringOptions {
@@ -29,8 +29,9 @@ export function addSteeringCommands(run: Command, cli: Cli): void {
     description: 'Let a paused run go on where it stopped.',
     verb: resumeRun,
     said: (report) => [`run ${report.run_id} is ${stateWords(report)}`, '', `next: keyturn run watch ${report.run_id}`],
-    changes: 'the state of the run; nothing is moved twice.',
-    refusal: 'the run is not paused',
+    changes:
+      'the state of the run; nothing is moved twice. A pause that nobody has settled yet is taken back; a run that goes on already stays as it is.',
+    refusal: 'the run is over, or is being cancelled',
   });
   addSteering({
     run,
@@ -48,22 +49,7 @@ export function addSteeringCommands(run: Command, cli: Cli): void {
       'the state of the run, for good; another run goes on from where the rows are. A live supervisor settles it.',
     refusal: 'the run is over',
   });
-  addSteering({
-    run,
-    cli,
-    name: 'retry',
-    description:
-      'Order a run that takes up what a finished one left: cells that failed, stayed stale or were not reached.',
-    verb: retryRun,
-    said: (report) => [
-      `run ${report.run_id} ordered: retries run ${report.retries}, ${report.targets.join(', ')}`,
-      '',
-      `next: keyturn run watch ${report.run_id}`,
-    ],
-    changes:
-      'orders a run of the same kind over the same rows, under the same limits, toward the key that is active now; what names that key already is passed over. The earlier run stays as it is.',
-    refusal: 'the run succeeded or is not finished, or another covers the same',
-  });
+  addRetry(run, cli);
   addLimit(run, cli);
 }
 
@@ -82,6 +68,7 @@ function addPause(run: Command, cli: Cli): void {
             throw new KeyturnError('USAGE', 'expected the number of a run, or --all; see: keyturn run list');
           if (id === undefined) return pauseAll(running, options);
           const report = await pauseRun(running.context, id, options.reason);
+          await noteUnsettled(running, [report]);
           running.output.report(report, () => [
             `run ${id} is ${stateWords(report)}`,
             ...pausingWords([report]),
@@ -102,12 +89,17 @@ function addPause(run: Command, cli: Cli): void {
   );
 }
 
-async function pauseAll({ context, output }: Running, { reason }: PauseOptions): Promise<void> {
-  const runs = await pauseAllRuns(context, reason);
-  output.report({ runs }, () => [
+async function pauseAll(running: Running, { reason }: PauseOptions): Promise<void> {
+  const paused = await pauseAllRuns(running.context, reason);
+  const { runs, left_alone: others } = paused;
+  await noteUnsettled(running, [...runs, ...others]);
+  running.output.report(paused, () => [
     runs.length === 0
       ? 'no run is there to pause'
       : `${countOf(runs.length, 'run')} asked to pause: ${runs.map((report) => report.run_id).join(', ')}`,
+    ...(others.length === 0
+      ? []
+      : [`left alone: ${others.map((report) => `${report.run_id} is ${stateWords(report)}`).join(', ')}`]),
     ...pausingWords(runs),
     'runs ordered from now on start as ever',
     '',
@@ -124,7 +116,7 @@ function pausingWords(reports: readonly RunReport[]): readonly string[] {
 interface Steering {
   readonly run: Command;
   readonly cli: Cli;
-  readonly name: 'resume' | 'cancel' | 'retry';
+  readonly name: 'resume' | 'cancel';
   readonly description: string;
   readonly verb: (context: Running['context'], id: number, reason: string | undefined) => Promise<RunReport>;
   readonly said: (report: RunReport) => readonly string[];
@@ -143,7 +135,7 @@ function addSteering({ run, cli, name, description, verb, said, changes, refusal
       .action((id: number, options: SteeringOptions) =>
         cli.run({ isJson: options.json, file: 'none' }, async (running) => {
           const report = await verb(running.context, id, options.reason);
-          if (name !== 'cancel') await noteMissingRunners(running);
+          await (name === 'cancel' ? noteUnsettled(running, [report]) : noteMissingRunners(running));
           running.output.report(report, () => said(report));
         }),
       ),
@@ -151,6 +143,44 @@ function addSteering({ run, cli, name, description, verb, said, changes, refusal
       changes,
       examples: [[`keyturn run ${name} 3 --reason "month end"`, '']],
       exits: { 3: 'there is no such run', 4: refusal },
+    },
+  );
+}
+
+interface RetryOptions extends SteeringOptions {
+  readonly acceptFailures?: true;
+}
+
+function addRetry(run: Command, cli: Cli): void {
+  teach(
+    run
+      .command('retry')
+      .description(
+        'Order a run that takes up what a finished one left: cells that failed, stayed stale or were not reached.',
+      )
+      .argument(...idArgument, parseRunId)
+      .option('--accept-failures', 'order it although a dry run since has found cells that would fail')
+      .option('--reason <text>', 'why, for the audit record')
+      .option('--json', 'print one JSON object')
+      .action((id: number, { reason, acceptFailures, json }: RetryOptions) =>
+        cli.run({ isJson: json, file: 'none' }, async (running) => {
+          const report = await retryRun(running.context, id, { reason, acceptFailures: acceptFailures === true });
+          await noteMissingRunners(running);
+          running.output.report(report, () => [
+            `run ${report.run_id} ordered: retries run ${report.retries}, ${report.targets.join(', ')}`,
+            '',
+            `next: keyturn run watch ${report.run_id}`,
+          ]);
+        }),
+      ),
+    {
+      changes:
+        'orders a run of the same kind over the same rows, under the same limits, toward the key that is active now; what names that key already is passed over. The earlier run stays as it is.',
+      examples: [['keyturn run retry 3 --reason "after mending"', '']],
+      exits: {
+        3: 'there is no such run',
+        4: 'the run succeeded or is not finished, another covers the same, or a dry run found cells that would fail',
+      },
     },
   );
 }
@@ -170,10 +200,12 @@ function addLimit(run: Command, cli: Cli): void {
           if (Object.values(change).every((value) => value === undefined)) {
             throw new KeyturnError(
               'USAGE',
-              'expected what to limit: --rows-per-second, --workers, --hours, --zone or --priority',
+              'expected what to limit: --rows-per-second, --workers, --hours, --zone, --priority or --emergency',
             );
           }
           const report = await limitRun(context, id, { ...change, reason: options.reason });
+          const lifted = liftedWords(report.lifted_limits);
+          if (lifted !== undefined) output.note(lifted);
           output.report(report, () => [
             `run ${id}: ${limitWords(report) ?? 'no limits'}`,
             '',
@@ -189,11 +221,12 @@ function addLimit(run: Command, cli: Cli): void {
         ['keyturn run limit 3 --hours 22:00-06:00 --zone Europe/Berlin', 'at night only'],
         ['keyturn run limit 3 --rows-per-second none --workers 2', 'as fast as two workers go'],
         ['keyturn run limit 3 --priority 5', 'before runs of a lower priority'],
+        ['keyturn run limit 3 --emergency', 'before all others, and without the limits it had'],
       ],
       exits: {
         2: 'wrong usage or configuration, or a limit that makes no sense',
         3: 'there is no such run',
-        4: 'the run is over',
+        4: 'the run is over, or is being cancelled',
       },
     },
   );
