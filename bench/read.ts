@@ -1,17 +1,21 @@
 // What decrypting and lazy upgrades cost a reader: the same reads of one row, without encryption, with it, and with lazy
-// upgrades on data that is all stale and all current. Every round takes its reads in turn, so that the machine's moods
-// meet all of them alike; ratios are of one run.
+// upgrades on data that is all stale and all current. Every round takes its reads in turn, each time beginning with another,
+// so that the machine's moods meet all of them alike; ratios are of one run. The event loop is watched until what the reads
+// have queued is written. Last, rows of 300 kB: how long the loop is kept and how much memory the upgrades take.
 import { monitorEventLoopDelay, performance } from 'node:perf_hooks';
 import { Column, DataSource, Entity, PrimaryColumn } from 'typeorm';
 import { openKeyturn, type Keyturn } from '../src/app.js';
 import type { ConfigFile } from '../src/config.js';
 import { setLazyUpgrades } from '../src/control/lazy-upgrades.js';
 import { Encrypted, installKeyturn } from '../src/orm/index.js';
+import type { Target } from '../src/rotation/target.js';
 import { fill, openBench, rotate, type Bench } from './support.js';
 
 const rows = 4_000;
 const readsPerRound = 400;
 const rounds = 20;
+const wideRows = 200;
+const wideBytes = 300_000;
 
 @Entity('plain')
 class Plain {
@@ -59,8 +63,15 @@ async function read(way: Way, round: number): Promise<void> {
     await repository.findOneByOrFail({ id });
     way.times.push(performance.now() - startedAt);
   }
+  await written();
   loop.disable();
   way.delayMs = Math.max(way.delayMs, loop.max / 1e6);
+}
+
+/** What was queued is written or dropped. */
+async function written(): Promise<void> {
+  const { upgrades } = keyturn.parts;
+  while (upgrades.counts().queued > 0) await new Promise((resolve) => setTimeout(resolve, 20));
 }
 
 function percentile(times: readonly number[], share: number): number {
@@ -71,13 +82,14 @@ function print(text: string): void {
   process.stdout.write(`${text}\n`);
 }
 
-const bench = await openBench(['guarded']);
+const bench = await openBench(['guarded', 'wide']);
 await bench.pool.query('CREATE TABLE plain (id bigint PRIMARY KEY, secret bytea)');
 await bench.pool.query('INSERT INTO plain SELECT id, sha512(id::text::bytea) FROM generate_series(1, $1::int) id', [
   rows,
 ]);
 await fill(bench, 'guarded', 1, rows);
 await bench.pool.query('CREATE TABLE stale_rows AS SELECT * FROM guarded');
+await fill(bench, 'wide', 1, wideRows, wideBytes);
 await rotate(bench);
 await bench.pool.query('DELETE FROM guarded');
 await fill(bench, 'guarded', 1, rows);
@@ -86,7 +98,7 @@ await bench.pool.query('ANALYZE');
 
 const config: ConfigFile = {
   keyrings: { bench: { root: 'env:KEYTURN_ROOT_KEY' } },
-  targets: [{ table: 'public.guarded', keyring: 'bench', columns: { secret: {} } }],
+  targets: ['public.guarded', 'public.wide'].map((table) => ({ table, keyring: 'bench', columns: { secret: {} } })),
 };
 const keyturn = await openKeyturn({ config, environment: bench.environment(), name: 'reader' });
 const [plain, guarded] = [await connect(bench, Plain), await connect(bench, Guarded, keyturn)];
@@ -94,8 +106,7 @@ const { context } = bench.control;
 
 async function restore(table: string, isOn: boolean): Promise<void> {
   await setLazyUpgrades(context, undefined, { isOn, rowsPerSecond: 100_000, sample: 1 }, 'bench');
-  // What the round before has queued is written or dropped first.
-  while (keyturn.parts.upgrades.counts().queued > 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  await written();
   await bench.pool.query(`UPDATE guarded g SET secret = t.secret FROM ${table} t WHERE t.id = g.id`);
   await bench.pool.query('VACUUM guarded');
 }
@@ -113,13 +124,11 @@ const ways = [
 // The first reads of a process compile what they run.
 for (const one of ways) await read({ ...one, times: [] }, 0);
 for (const one of ways) one.delayMs = 0;
-let memoryPeak = 0;
-for (let round = 0; round < rounds; round++) {
-  for (const one of ways) {
-    await read(one, round);
-    memoryPeak = Math.max(memoryPeak, keyturn.parts.upgrades.counts().queued);
+for (let round = 0; round < rounds; round++)
+  for (const [at] of ways.entries()) {
+    const one = ways[(round + at) % ways.length];
+    if (one !== undefined) await read(one, round);
   }
-}
 
 const [, decrypting] = ways;
 print('read                              p50 ms    p99 ms   p50 ratio   p99 ratio   longest event loop delay ms');
@@ -133,19 +142,58 @@ for (const { name, times, delayMs } of ways) {
 }
 const { rowsUpdated, dropped } = keyturn.parts.upgrades.counts();
 print(`ratios are against decrypting with lazy upgrades off; ${rowsUpdated} rows upgraded, ${dropped} offers dropped`);
-print(`buffer: ${memoryPeak} rows queued at most after a round, ${bufferBytes()} bytes when full (1,000 rows)`);
+await restore('current_rows', true);
+print(`buffer: ${await bufferBytes()} bytes when full (1,000 rows)`);
+print(await upgradeWide());
 await guarded.destroy();
 await plain.destroy();
 await keyturn.close();
 await bench.close();
 
+function targetNamed(name: string): Target {
+  const target = keyturn.parts.targets.find(({ table }) => table === name);
+  if (target === undefined) throw new Error(`no target ${name}`);
+  return target;
+}
+
 /** What a full buffer of rows with number keys holds, as the heap counts it. */
-function bufferBytes(): number {
-  const [target] = keyturn.parts.targets;
-  if (target === undefined || globalThis.gc === undefined) return Number.NaN;
+async function bufferBytes(): Promise<number> {
+  if (globalThis.gc === undefined) return Number.NaN;
+  const { upgrades } = keyturn.parts;
+  const target = targetNamed('guarded');
+  // A keyring that was off a moment ago takes nothing for a while.
+  while (upgrades.counts().queued === 0) {
+    upgrades.offer(target, ['1']);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  await written();
   globalThis.gc();
   const before = process.memoryUsage().heapUsed;
-  for (let id = 1; id <= 1_000; id++) keyturn.parts.upgrades.offer(target, [String(id)]);
+  for (let id = 1; id <= 1_000; id++) upgrades.offer(target, [String(id)]);
   globalThis.gc();
-  return process.memoryUsage().heapUsed - before;
+  const bytes = process.memoryUsage().heapUsed - before;
+  const { queued } = upgrades.counts();
+  if (queued !== 1_000) throw new Error(`the buffer took ${queued} of 1000 rows`);
+  await written();
+  return bytes;
+}
+
+async function upgradeWide(): Promise<string> {
+  const { upgrades } = keyturn.parts;
+  const before = upgrades.counts().rowsUpdated;
+  globalThis.gc?.();
+  const rssBefore = process.memoryUsage().rss;
+  let rss = rssBefore;
+  const watching = setInterval(() => {
+    rss = Math.max(rss, process.memoryUsage().rss);
+  }, 5);
+  const loop = monitorEventLoopDelay({ resolution: 1 });
+  loop.enable();
+  const startedAt = performance.now();
+  for (let id = 1; id <= wideRows; id++) upgrades.offer(targetNamed('wide'), [String(id)]);
+  while (upgrades.counts().rowsUpdated - before < wideRows && performance.now() - startedAt < 120_000)
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  loop.disable();
+  clearInterval(watching);
+  return `wide rows: ${upgrades.counts().rowsUpdated - before} of ${wideRows} rows of ${wideBytes} bytes upgraded in ${Math.round(performance.now() - startedAt)} ms, longest event loop delay ${(loop.max / 1e6).toFixed(1)} ms, resident memory +${Math.round((rss - rssBefore) / 1e6)} MB`;
 }

@@ -99,8 +99,14 @@ export async function openBench(tables: readonly string[]): Promise<Bench> {
   };
 }
 
-/** Appends rows `from`..`upto` with envelopes of random plaintexts under the active key. */
-export async function fill(bench: Bench, table: string, from: number, upto: number): Promise<void> {
+/** Appends rows `from`..`upto` with envelopes of random plaintexts, of `bytes` each, under the active key. */
+export async function fill(
+  bench: Bench,
+  table: string,
+  from: number,
+  upto: number,
+  bytes = plaintextBytes,
+): Promise<void> {
   const target = (await listTargets(bench.database)).find((candidate) => targetTitle(candidate) === `public.${table}`);
   if (target === undefined) throw new Error(`no target ${table}`);
   const keyring = bench.membership.current('bench');
@@ -108,9 +114,7 @@ export async function fill(bench: Bench, table: string, from: number, upto: numb
   const chunk = 5_000;
   for (let start = from; start <= upto; start += chunk) {
     const ids = Array.from({ length: Math.min(chunk, upto - start + 1) }, (_, at) => start + at);
-    const values = ids.map((id) =>
-      encrypt(keyring, builder.cellsOf([String(id)], null)(0), randomBytes(plaintextBytes)),
-    );
+    const values = ids.map((id) => encrypt(keyring, builder.cellsOf([String(id)], null)(0), randomBytes(bytes)));
     await bench.pool.query(`INSERT INTO ${table} SELECT * FROM unnest($1::bigint[], $2::bytea[])`, [ids, values]);
   }
 }

@@ -25,10 +25,12 @@ import {
   type ListenSettings,
 } from './environment.js';
 import { KeyturnError } from './errors.js';
+import { readEntityTargets } from './entity-modules.js';
 import { loadFormatModules } from './format-modules.js';
 import { consumeBatches, type Consumer } from './queue/consume.js';
 import { queueAddressOf, type QueueAddress } from './queue/address.js';
 import { openBatchQueue } from './queue/jobs.js';
+import { removeQueue } from './queue/remove.js';
 import type { Tracing } from './queue/tracing.js';
 import { openWakeUps } from './queue/wake-ups.js';
 import { openDatabase, type Database } from './store/database.js';
@@ -302,6 +304,7 @@ async function startPolicies(
       forgetRoot: opener.forget,
       exportRoot: createRootExporter(environment),
       loadFormats: () => loadFormatModules(environment),
+      readEntities: readEntityTargets,
       onProgress: (words) => log.debug(words),
     }),
     openWakeUps: (onWake) => openWakeUps(address, onWake),
@@ -349,4 +352,20 @@ function longRunning(healthUrl: string, lost: Promise<never>, stop: () => Promis
       return stopped;
     },
   };
+}
+
+/** Takes away what a cluster keeps in Redis, when nobody runs any more. A queue in PostgreSQL goes with its database. */
+export async function removeQueueInRedis(environment: Environment): Promise<void> {
+  const connections = readConnections(environment);
+  if (connections.redisUrl === undefined) return;
+  const database = openDatabase({
+    url: requireDatabaseUrl(connections),
+    maxConnections: 1,
+    applicationName: 'keyturn queue removal',
+  });
+  try {
+    await removeQueue(queueAddress(connections, await getClusterId(database)));
+  } finally {
+    await database.close();
+  }
 }

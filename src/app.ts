@@ -8,10 +8,11 @@ import { startLazyUpgrades } from './engine/lazy-upgrade.js';
 import type { ApplicationParts } from './engine/services.js';
 import { KeyturnError } from './errors.js';
 import type { RootKeyProvider } from './keys/roots/root-key.js';
+import { readEntityTargets } from './entity-modules.js';
 import { loadFormatModules } from './format-modules.js';
 import { targetTitle } from './rotation/target.js';
 import { openDatabase } from './store/database.js';
-import { listTargets } from './store/registry.js';
+import { listTargets, listTargetsOfEntities } from './store/registry.js';
 import { createLogger } from './telemetry/logging.js';
 
 export { version } from './app-member.js';
@@ -31,6 +32,7 @@ export const openControl: OpenControlFunction = (options) => {
       openRoots: rootOpener.open,
       forgetRoot: rootOpener.forget,
       loadFormats: () => loadFormatModules(options.environment),
+      readEntities: readEntityTargets,
       exportRoot: createRootExporter(options.environment),
       onProgress: options.onProgress ?? (() => undefined),
     },
@@ -77,7 +79,10 @@ export async function openKeyturn(options: OpenKeyturnOptions = {}): Promise<Key
     ...(options.rootKeyProviders === undefined ? {} : { rootKeyProviders: options.rootKeyProviders }),
     onTrouble: troubleLogger(log),
   });
-  const targets = await listTargets(member.database).catch(async (error: unknown) => {
+  const [targets, targetsOfEntities] = await Promise.all([
+    listTargets(member.database),
+    listTargetsOfEntities(member.database),
+  ]).catch(async (error: unknown) => {
     await member.close();
     throw error;
   });
@@ -89,7 +94,7 @@ export async function openKeyturn(options: OpenKeyturnOptions = {}): Promise<Key
   });
   let closed: Promise<void> | undefined;
   return {
-    parts: { targets, keyrings: member.membership, upgrades },
+    parts: { targets, targetsOfEntities, keyrings: member.membership, upgrades },
     column(table, column) {
       const wanted = table.includes('.') ? table : `public.${table}`;
       const target = targets.find((candidate) => targetTitle(candidate) === wanted);

@@ -67,7 +67,13 @@ const bind = z.enum(['row', 'column']).default('row');
 
 const columnSchema = z
   .strictObject({
-    format: z.string().default('keyturn'),
+    format: z
+      .string()
+      .refine((format) => !/[/\\]|\.[cm]?[jt]s$/.test(format), {
+        message:
+          'a format of your own is named by its path in KEYTURN_FORMATS of every process, not here; register the column as it is to become and move it with: keyturn adopt --from NAME (docs/adopting.md)',
+      })
+      .default('keyturn'),
     bind,
     paths: z
       .record(

@@ -146,6 +146,11 @@ describe('keyturn.yaml', () => {
       says: 'keyrings.a: Unrecognized key: "size"',
     },
     {
+      wrong: 'a path of a format module',
+      file: { keyrings, targets: [{ ...target, columns: { email: { format: './my-format.js' } } }] },
+      says: 'targets.0.columns.email.format: a format of your own is named by its path in KEYTURN_FORMATS',
+    },
+    {
       wrong: 'a keyring name with capitals',
       file: { keyrings: { Customers: { root: 'env:A' } } },
       says: 'keyrings.Customers: a keyring name takes a-z, 0-9, _ and -, and begins with a letter',

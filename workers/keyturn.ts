@@ -26,7 +26,12 @@ process.exitCode = await runCli(process.argv.slice(2), {
     await runUntilSignal((options) => startSupervisorProcess({ ...options, listen }));
   },
   runDemo: async (options) =>
-    (await import('../src/cli/demo/run-demo.js')).runDemo({ ...options, openControl, entry: entries }),
+    (await import('../src/cli/demo/run-demo.js')).runDemo({
+      ...options,
+      openControl,
+      removeQueue: async (environment) => (await runners())[0].removeQueueInRedis(environment),
+      entry: entries,
+    }),
   entries,
 });
 // An interrupted command leaves connections in the middle of a statement behind.

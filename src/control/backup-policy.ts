@@ -2,6 +2,7 @@
 // so, or is refused. Keys are counted by database alone; whether a file still lies where it was put, only people know.
 import { KeyturnError } from '../errors.js';
 import type { StoredKeyring } from '../keys/key-store.js';
+import { isAuditKeyId } from '../store/audit-keys.js';
 import { getBackupPolicy, listUnbackedKeys } from '../store/backups.js';
 import type { ControlContext } from './context.js';
 
@@ -25,9 +26,13 @@ export function findUnbacked(
   return listUnbackedKeys(database, keyring.id);
 }
 
-/** `key 3 is in none`, `keys 1 and 3 are in none` */
+/** `key 3 is in none`, `keys 1 and 3 are in none`, `key 3 and the audit key are in none` */
 export function keysWords(ids: readonly number[]): string {
-  return ids.length === 1
-    ? `key ${ids[0] ?? ''} is in none`
-    : `keys ${ids.slice(0, -1).join(', ')} and ${ids.at(-1) ?? ''} are in none`;
+  const ofValues = ids.filter((id) => !isAuditKeyId(id)).map(String);
+  const names = ofValues.length < ids.length ? [...ofValues, 'the audit key'] : ofValues;
+  const [last = '', ...others] = names.toReversed();
+  const noun = ofValues.length === 0 ? '' : ofValues.length === 1 ? 'key ' : 'keys ';
+  return others.length === 0
+    ? `${noun}${last} is in none`
+    : `${noun}${others.toReversed().join(', ')} and ${last} are in none`;
 }

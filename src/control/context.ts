@@ -2,6 +2,7 @@
 // doors add only words.
 import type { Config, ConfigFile, Environment } from '../config.js';
 import type { RootKey } from '../keys/roots/root-key.js';
+import type { ProposedTarget } from '../rotation/target-text.js';
 import type { Database } from '../store/database.js';
 
 export interface ControlContext {
@@ -16,6 +17,8 @@ export interface ControlContext {
   readonly forgetRoot: (fingerprint: Buffer) => void;
   /** Foreign formats of the user's own; verbs that speak of foreign formats call it first. */
   readonly loadFormats: () => Promise<void>;
+  /** What an application's entities ask for, by the path of the module that exports their data source. Throws CONFIG_INVALID. */
+  readonly readEntities: (path: string) => Promise<readonly ProposedTarget[]>;
   /** A root key together with its bytes, for a backup that is to hold it. Throws ROOT_KEY_REFUSED where it cannot leave its place. */
   readonly exportRoot: (uri: string, cluster: string) => Promise<{ root: RootKey; bytes: Buffer }>;
   /** What the verb is waiting for, for people who watch. */

@@ -33,7 +33,9 @@ export interface DiscoverReport {
 
 const beginSample = `BEGIN READ ONLY; SET LOCAL row_security = off; SET LOCAL statement_timeout = '5s'`;
 
-export async function discoverTargets(context: ControlContext): Promise<DiscoverReport> {
+/** `entities`: the path of the module that exports an application's data source, whose columns are listed with the findings. */
+export async function discoverTargets(context: ControlContext, entities?: string): Promise<DiscoverReport> {
+  const mapped = entities === undefined ? [] : await context.readEntities(entities);
   const { database } = context;
   const isInitialized = await hasSchema(database);
   const registry = isInitialized ? await listRegistered(database) : [];
@@ -58,7 +60,27 @@ export async function discoverTargets(context: ControlContext): Promise<Discover
       unread.push(title);
     }
   }
-  return { discoveries, unread, config: configText(keyring, targets) };
+  return { discoveries, unread, config: configText(keyring, mergeTargets(targets, mapped)) };
+}
+
+/** What entities encrypt is to be registered, whatever its values look like now. */
+function mergeTargets(found: readonly ProposedTarget[], mapped: readonly ProposedTarget[]): readonly ProposedTarget[] {
+  const merged = found.map((target) => {
+    const columns = mapped.find(({ table }) => table === target.table)?.columns ?? [];
+    const isWhole = (column: ProposedColumn, name: string): boolean =>
+      column.path === undefined && column.name === name;
+    return {
+      ...target,
+      columns: [
+        ...target.columns.map((column) => {
+          const wanted = columns.find(({ name }) => isWhole(column, name));
+          return wanted === undefined ? column : { ...column, bind: wanted.bind ?? column.bind, isAside: false };
+        }),
+        ...columns.filter(({ name }) => !target.columns.some((column) => isWhole(column, name))),
+      ],
+    };
+  });
+  return [...merged, ...mapped.filter(({ table }) => !found.some((target) => target.table === table))];
 }
 
 /** A database that `init` has not seen has no registry yet. */

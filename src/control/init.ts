@@ -2,6 +2,7 @@
 // root key before the first write. The only writer of the registry besides `target rename`.
 import { randomUUID } from 'node:crypto';
 import type { ColumnConfig, Config, TargetConfig } from '../config.js';
+import { holdsOtherForm } from '../engine/awaiting-adoption.js';
 import { examineTarget, type Finding } from '../engine/preflight.js';
 import { isKeyturnError, KeyturnError } from '../errors.js';
 import { matchRoots, openKeyringOrRefuse } from '../keys/open-keyring.js';
@@ -31,6 +32,7 @@ import { setExpectedMembers } from '../store/members.js';
 import { writePaceSettings } from '../store/pace-settings.js';
 import {
   bindingsLost,
+  endAwaiting,
   insertColumn,
   insertTarget,
   keyOfTable,
@@ -342,7 +344,8 @@ async function registerTarget(
   const place = placeOf(table, target.scopeColumn);
   const name = targetTitle(target);
   if (found === undefined) {
-    const columns = target.columns.map((column) => registeredColumn(table, column));
+    const columns: RegisteredColumn[] = [];
+    for (const column of target.columns) columns.push(await newColumn(client, table, column));
     // The key's kinds are known: the examination refuses every other type.
     const keyTags = keyOfTable(table).keyTags.filter((tag) => tag !== undefined);
     await insertTarget(client, { ...place, id: randomUUID(), keyringId, keyTags, columns }, reason);
@@ -399,10 +402,11 @@ async function registerColumns(
         (candidate) => sameAddress(candidate, wanted) && !target.columns.some((other) => other.name === candidate.name),
       );
     if (known === undefined) {
-      await insertColumn(client, found, wanted, reason);
+      await insertColumn(client, found, await newColumn(client, table, column), reason);
       isChanged = true;
       continue;
     }
+    if (known.awaitsAdoption && !(await holdsOtherForm(client, table, known))) await endAwaiting(client, known);
     refuseOtherColumn(found, known, wanted, table);
     if (known.bind !== wanted.bind || known.format !== wanted.format) {
       throw new KeyturnError(
@@ -450,6 +454,11 @@ function sameAddress(a: RegisteredColumn, b: RegisteredColumn): boolean {
   return a.attribute === b.attribute && JSON.stringify(a.path) === JSON.stringify(b.path);
 }
 
+async function newColumn(client: Queryable, table: CatalogTable, column: ColumnConfig): Promise<RegisteredColumn> {
+  const made = registeredColumn(table, column);
+  return { ...made, awaitsAdoption: await holdsOtherForm(client, table, made) };
+}
+
 function registeredColumn(table: CatalogTable, column: ColumnConfig): RegisteredColumn {
   return {
     id: randomUUID(),
@@ -459,6 +468,7 @@ function registeredColumn(table: CatalogTable, column: ColumnConfig): Registered
     path: column.path,
     format: column.format,
     bind: column.bind,
+    awaitsAdoption: false,
   };
 }
 

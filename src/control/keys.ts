@@ -2,7 +2,7 @@
 // one short transaction (I5, I10).
 import { createValueKey, generateDataKey } from '../crypto/data-key.js';
 import type { AlgorithmName } from '../crypto/algorithms.js';
-import type { DataKeyIdentity } from '../crypto/value-key.js';
+import type { DataKeyIdentity, KeyId } from '../crypto/value-key.js';
 import {
   convergeFences,
   holdFences,
@@ -150,6 +150,8 @@ export interface Staging {
   readonly isOrdered?: boolean;
   /** Nothing is made and nothing taken up when another command has activated a key since. */
   readonly unlessActivatedSince?: Date;
+  /** The same, as a refusal, once another key than this one is active. */
+  readonly replacing?: KeyId | undefined;
   /** Only a key that was made in this compromised key's stead will do. */
   readonly insteadOf?: number | undefined;
 }
@@ -181,6 +183,7 @@ export async function stageIn(
   const inserted = await context.database.transaction(async (client) => {
     const keyring = await lockKeyring(client, before.name);
     const { unlessActivatedSince: since, insteadOf } = staging;
+    refuseIfReplaced(keyring, staging.replacing);
     if (since !== undefined && activeSince(keyring, since) !== undefined) return false;
     const isNew = !(await discardUnfit(client, keyring, insteadOf, reason));
     if (isNew)
@@ -230,6 +233,17 @@ async function discardUnfit(
 /** The active key, if it was activated at that time or later. */
 export function activeSince(keyring: StoredKeyring, time: Date): StoredKey | undefined {
   return keyring.keys.find((key) => key.state === 'active' && key.activatedAt !== undefined && key.activatedAt >= time);
+}
+
+/** Under the locked keyring. A key that was active when a rotation was found due and is no longer has been rotated away from. */
+function refuseIfReplaced(keyring: StoredKeyring, replacing: KeyId | undefined): void {
+  const active = keyring.keys.find((key) => key.state === 'active');
+  if (replacing === undefined || active?.id === replacing) return;
+  throw new KeyturnError(
+    'KEY_STATE_REFUSED',
+    `keyring ${keyring.name} was rotated by another command meanwhile; see: keyturn key list`,
+    { keyring: keyring.name },
+  );
 }
 
 /**
@@ -325,7 +339,15 @@ async function activateIn(
   context: ControlContext,
   keyring: StoredKeyring,
   keyName: string | undefined,
-  { reason, without }: { readonly reason: string | undefined; readonly without: readonly string[] },
+  {
+    reason,
+    without,
+    replacing,
+  }: {
+    readonly reason: string | undefined;
+    readonly without: readonly string[];
+    readonly replacing?: KeyId | undefined;
+  },
 ): Promise<Activated> {
   const key =
     keyName === undefined ? keyring.keys.find((candidate) => candidate.state === 'staged') : findKey(keyring, keyName);
@@ -356,6 +378,7 @@ async function activateIn(
     await lowerFenceBefore(context, keyring, key, reason);
     await context.database.transaction(async (client) => {
       const locked = await lockKeyring(client, keyring.name);
+      refuseIfReplaced(locked, replacing);
       await activateKey(client, locked, locked.keys.find((candidate) => candidate.id === key.id) ?? key, reason);
       if (excused.length > 0)
         await writeAudit(client, {
@@ -454,40 +477,67 @@ export interface RotateOptions {
   readonly without?: readonly string[];
 }
 
-/** Activates the standby, or stages a key where there is none, and leaves a new standby. Goes on with a rotation that was cut short. */
-export async function rotateKey(
-  context: ControlContext,
-  options: RotateOptions,
-): Promise<Activated & { readonly isNew: boolean }> {
+/** `isNew`: false where the active key stays: it is young enough, or another command has just made it the active one. */
+export interface Rotated extends Activated {
+  readonly isNew: boolean;
+}
+
+/**
+ * Activates the standby, or stages a key where there is none, and leaves a new standby. Goes on with a rotation that was cut
+ * short. Of commands that find a rotation due at the same time one makes it, and it is the others' as well.
+ */
+export async function rotateKey(context: ControlContext, options: RotateOptions): Promise<Rotated> {
   const keyring = await chooseKeyring(context.database, options.keyring);
   await refuseUnlessKnown(context, options.without ?? [], options.reason);
   const active = keyring.keys.find((key) => key.state === 'active');
-  if (active !== undefined && !(await isRotationDue(context, keyring, options.ifOlderThanMs))) {
-    await converge(
-      context,
-      keyring,
-      { writesWithKeyId: Number(active.id), without: options.without ?? [] },
-      `writes with ${keyTitle(keyring.name, active)}`,
-    );
-    if (!keyring.keys.some((key) => key.state === 'staged')) await stageIn(context, keyring, options.reason);
-    const after = await getKeyring(context.database, keyring.name);
-    return {
-      keyring: keyring.name,
-      key: listingOf(after, findKey(after, String(active.id))),
-      without: [],
-      isNew: false,
-      unbackedKeys: await findUnbacked(context, keyring),
-    };
-  }
+  if (active !== undefined && !(await isRotationDue(context, keyring, options.ifOlderThanMs)))
+    return stayWith(context, keyring, active, options);
   // Asked once: the key that is made here cannot be in a backup before it is there.
   await demandBackups(context, keyring);
-  const staged = await stageIn(context, keyring, options.reason, { isOrdered: true });
+  try {
+    return { ...(await replaceActive(context, keyring, active?.id, options)), isNew: true };
+  } catch (error) {
+    const after = await getKeyring(context.database, keyring.name);
+    const now = after.keys.find((key) => key.state === 'active');
+    if (!isKeyturnError(error, 'KEY_STATE_REFUSED') || now === undefined || now.id === active?.id) throw error;
+    return stayWith(context, after, now, options);
+  }
+}
+
+/** Throws KEY_STATE_REFUSED when another command was first. */
+async function replaceActive(
+  context: ControlContext,
+  keyring: StoredKeyring,
+  replacing: KeyId | undefined,
+  { reason, without = [] }: RotateOptions,
+): Promise<Activated> {
+  const staged = await stageIn(context, keyring, reason, { isOrdered: true, replacing });
   const after = await getKeyring(context.database, keyring.name);
-  const activated = await activateIn(context, after, String(staged.key.id), {
-    reason: options.reason,
-    without: options.without ?? [],
-  });
-  return { ...activated, isNew: true };
+  return activateIn(context, after, String(staged.key.id), { reason, without, replacing });
+}
+
+/** No rotation; what one leaves is there all the same: every member writes with the active key, and a standby is ready. */
+async function stayWith(
+  context: ControlContext,
+  keyring: StoredKeyring,
+  active: StoredKey,
+  options: RotateOptions,
+): Promise<Rotated> {
+  await converge(
+    context,
+    keyring,
+    { writesWithKeyId: Number(active.id), without: options.without ?? [] },
+    `writes with ${keyTitle(keyring.name, active)}`,
+  );
+  if (!keyring.keys.some((key) => key.state === 'staged')) await stageIn(context, keyring, options.reason);
+  const after = await getKeyring(context.database, keyring.name);
+  return {
+    keyring: keyring.name,
+    key: listingOf(after, findKey(after, String(active.id))),
+    without: [],
+    isNew: false,
+    unbackedKeys: await findUnbacked(context, keyring),
+  };
 }
 
 /** Whether `rotateKey` would activate a key now, rather than leave a young active key alone: a standby alone is no rotation. */

@@ -6,7 +6,7 @@ import type { Queryable } from '../store/database.js';
 import { findRunToward, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
 import { judgeByDryRun, type DryRunSummary } from './dry-run.js';
-import { chooseKeyring, isRotationDue, rotateKey, type Activated, type RotateOptions } from './keys.js';
+import { chooseKeyring, isRotationDue, rotateKey, type Rotated, type RotateOptions } from './keys.js';
 import {
   orderRunIf,
   showRun,
@@ -60,16 +60,11 @@ export interface RotateAndReencryptOptions extends RotateOptions {
   readonly acceptFailures: boolean;
 }
 
-export interface RotatedAndBegun extends BegunRun, Activated {
-  /** False when the active key was young enough to stay. */
-  readonly isNew: boolean;
-  /** Keys of the keyring that no backup covers. */
-  readonly unbackedKeys: readonly number[];
-}
+export interface RotatedAndBegun extends BegunRun, Rotated {}
 
 /**
- * Stage, activate, order the run. With `ifOlderThanMs`, repeating it never makes a second key. A dry run that forbids the
- * run forbids the rotation as well.
+ * Stage, activate, order the run. With `ifOlderThanMs`, repeating it, also at the same time, never makes a second rotation.
+ * A dry run that forbids the run forbids the rotation as well.
  */
 export async function rotateAndReencrypt(
   context: ControlContext,

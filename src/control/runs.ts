@@ -1,5 +1,6 @@
 // The operator's verbs on runs: order, show, list, watch. How they are steered stands in steer-runs.ts. They need the database alone: no root key,
 // no queue. Rows are moved by workers only.
+import { examineAwaiting } from '../engine/awaiting-adoption.js';
 import { examineRegisteredTarget, type Finding } from '../engine/preflight.js';
 import { targetsOfRun } from '../engine/plan-run.js';
 import type { AlgorithmName } from '../crypto/algorithms.js';
@@ -255,7 +256,7 @@ export async function findTarget(context: ControlContext, name: string): Promise
 async function refuseUnhandled(
   context: ControlContext,
   keyring: StoredKeyring,
-  request: { targetId: string | undefined; scope: string | undefined },
+  request: { kind: RunKind; targetId: string | undefined; scope: string | undefined },
 ): Promise<void> {
   const refusals: Finding[] = [];
   for (const target of await listRegistered(context.database)) {
@@ -267,7 +268,7 @@ async function refuseUnhandled(
       continue;
     refusals.push(
       ...(await examineRegistered(context.database, target, keyring.algorithm)).filter(
-        (finding) => finding.level === 'refuse',
+        (finding) => finding.level === 'refuse' && (finding.check !== 'adoption' || request.kind === 'reencrypt'),
       ),
     );
   }
@@ -296,7 +297,7 @@ export async function examineRegistered(
       },
     ];
   }
-  return examineRegisteredTarget(target, table, algorithm);
+  return [...examineRegisteredTarget(target, table, algorithm), ...(await examineAwaiting(database, target, table))];
 }
 
 export interface Runners {

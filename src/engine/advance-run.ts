@@ -8,7 +8,14 @@ import { dispatchWindow } from '../rotation/pace.js';
 import { maxRounds, type RunKind, type RunState } from '../rotation/run.js';
 import { isLockState, maxAttempts } from '../rotation/slice-failure.js';
 import { paceReason } from '../rotation/standing.js';
-import { cancelPending, countBatches, countPendingRanges, latestFailures, recallDispatched } from '../store/batches.js';
+import {
+  cancelPending,
+  countBatches,
+  countPendingRanges,
+  countRowsWaitedFor,
+  latestFailures,
+  recallDispatched,
+} from '../store/batches.js';
 import type { Database, Queryable } from '../store/database.js';
 import { stillLeads, type Leadership } from '../store/leadership.js';
 import { getKeyring } from '../store/keys.js';
@@ -89,7 +96,7 @@ async function proceed(supervision: Supervision, run: Run, rest: HeldBack | unde
   // The active key may have changed since `begin`: the scan, too, freezes a bound that all must write behind.
   const waiting =
     run.state === 'running' && (await isPassSettled(database, run)) ? await findWhoToWaitFor(database, run) : undefined;
-  const heldBack = rest ?? waiting ?? (await findWhatSlows(database, workers));
+  const heldBack = rest ?? waiting ?? (await findWhatSlows(database, run, workers));
   await setHeldBack(database, run, heldBack?.words);
   if (waiting !== undefined) return heldBack;
   if (rest === undefined) {
@@ -108,10 +115,20 @@ async function proceed(supervision: Supervision, run: Run, rest: HeldBack | unde
   return heldBack;
 }
 
-async function findWhatSlows(database: Queryable, workers: number): Promise<HeldBack | undefined> {
+async function findWhatSlows(database: Queryable, run: Run, workers: number): Promise<HeldBack | undefined> {
   if (workers === 0) return { reason: 'no_worker', words: 'no live worker; start one with: keyturn worker' };
   const words = paceReason(await readPace(database));
-  return words === undefined ? undefined : { reason: 'pace', words };
+  return words === undefined ? findLocksWaitedFor(database, run) : { reason: 'pace', words };
+}
+
+/** The rows that are left and that the application keeps locked. */
+async function findLocksWaitedFor(database: Queryable, run: Run): Promise<HeldBack | undefined> {
+  const rows = await countRowsWaitedFor(database, run.id, run.pass);
+  if (rows === undefined) return undefined;
+  return {
+    reason: 'locks',
+    words: `waiting for the application, which keeps the last ${rows === 1 ? 'row' : `${rows} rows`} locked`,
+  };
 }
 
 /** Everything is planned, and every batch is done. */

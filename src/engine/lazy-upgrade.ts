@@ -5,10 +5,12 @@
 // when the process ends is only dropped, for the value stays readable and the next read or run finds it. After a failure
 // offers are ignored for a while that grows. Several processes may offer one row: the first write wins, the others
 // find it current.
+import { setTimeout as delay } from 'node:timers/promises';
+import { KeyturnError } from '../errors.js';
 import { activeKeyOf, type Keyring } from '../keys/keyring.js';
 import { refill, type Allowance } from '../rotation/gradual.js';
 import { isDataState } from '../rotation/slice-failure.js';
-import type { RowKey, Target } from '../rotation/target.js';
+import { targetTitle, type RowKey, type Target } from '../rotation/target.js';
 import type { CellRow } from '../store/cell-row.js';
 import { createCellStore, sliceSettings, type CellStore } from '../store/cells.js';
 import { sqlstateOf, type Database } from '../store/database.js';
@@ -20,18 +22,23 @@ import { cellCodes, treatRows } from './treat-rows.js';
 
 const maxQueued = 1_000;
 const maxRows = 200;
+const maxBytes = 2_000_000;
 const gatherMs = 250;
 /** How long a keyring found switched off is left alone before it is asked again. */
 const offMs = 5_000;
 const firstQuietMs = 1_000;
 const maxQuietMs = 60_000;
+/** A row that the database does not take is left alone for a second, then longer, up to an hour; so many are remembered. */
+const firstRefusedMs = 1_000;
+const maxRefusedMs = 3_600_000;
+const maxRefused = 1_000;
 const closingMs = 2_000;
 const beginWrite = `BEGIN; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '50ms'; SET LOCAL statement_timeout = '2s'; SET LOCAL synchronous_commit = off; SET LOCAL keyturn.active = '1'`;
 
 export interface LazyUpgradeCounts {
   readonly queued: number;
   readonly rowsUpdated: number;
-  /** Offers without room, while switched off or after a failure, and rows whose write failed. */
+  /** Offers without room, while switched off or after a failure, rows whose write failed, and what closing left. */
   readonly dropped: number;
 }
 
@@ -48,6 +55,11 @@ interface Offer {
   readonly key: RowKey;
 }
 
+interface Refused {
+  readonly untilMs: number;
+  readonly quietMs: number;
+}
+
 export function startLazyUpgrades(services: {
   readonly database: Database;
   readonly keyrings: KeyringSource;
@@ -58,6 +70,9 @@ export function startLazyUpgrades(services: {
   const settings = new Map<string, LazySettings>();
   const offUntilMs = new Map<string, number>();
   const allowances = new Map<string, Allowance>();
+  /** When a keyring that has written what it may is asked again. */
+  const allowedAtMs = new Map<string, number>();
+  const refused = new Map<string, Refused>();
   const stores = new Map<string, CellStore>();
   let rowsUpdated = 0;
   let dropped = 0;
@@ -71,9 +86,9 @@ export function startLazyUpgrades(services: {
     if (timer !== undefined || flushing !== undefined) return;
     timer = setTimeout(() => {
       timer = undefined;
-      flushing = flush().finally(() => {
+      flushing = flush().then((nextMs) => {
         flushing = undefined;
-        if (queue.size > 0 && !isClosed) schedule(queue.size >= maxRows ? 0 : gatherMs);
+        if (queue.size > 0 && !isClosed) schedule(nextMs);
       });
     }, milliseconds);
     timer.unref();
@@ -87,16 +102,16 @@ export function startLazyUpgrades(services: {
     schedule(0);
   }
 
-  /** One slice of one target. Never rejects. */
-  async function flush(): Promise<void> {
-    const [first] = queue.values();
-    if (first === undefined) return;
-    const { target } = first;
+  /** One slice of the first target that may be written now; answers how long to wait for the next. Never rejects. */
+  async function flush(): Promise<number> {
     let taken: readonly RowKey[] = [];
     try {
-      taken = take(target, await allowedRows(target));
-      spend(target, taken.length);
-      if (taken.length > 0) await upgrade(target, taken);
+      const chosen = await choose();
+      if (chosen === undefined) return gatherMs;
+      taken = take(chosen.target, chosen.rows);
+      const left = await upgrade(chosen.target, taken);
+      spend(chosen.target, taken.length - left.length);
+      for (const key of left) queue.set(entryOf(chosen.target, key), { target: chosen.target, key });
       quietMs = 0;
     } catch (error) {
       dropped += taken.length;
@@ -106,6 +121,20 @@ export function startLazyUpgrades(services: {
       queue.clear();
       services.onTrouble(error);
     }
+    return queue.size >= maxRows ? 0 : gatherMs;
+  }
+
+  /** A keyring that has written what it may does not hold up the others. */
+  async function choose(): Promise<{ readonly target: Target; readonly rows: number } | undefined> {
+    const asked = new Set<string>();
+    for (const { target } of queue.values()) {
+      const name = target.keyringName;
+      if (asked.has(name) || performance.now() < (allowedAtMs.get(name) ?? -Infinity)) continue;
+      asked.add(name);
+      const rows = await allowedRows(target);
+      if (rows > 0) return { target, rows };
+    }
+    return undefined;
   }
 
   /** How many rows may be written now; 0 while the keyring is switched off, and its offers are dropped. */
@@ -124,6 +153,8 @@ export function startLazyUpgrades(services: {
     }
     const allowance = refill(allowances.get(name), performance.now(), current.rowsPerSecond);
     allowances.set(name, allowance);
+    if (allowance.rows < 1)
+      allowedAtMs.set(name, performance.now() + ((1 - allowance.rows) / current.rowsPerSecond) * 1_000);
     return Math.min(maxRows, Math.floor(allowance.rows));
   }
 
@@ -149,10 +180,15 @@ export function startLazyUpgrades(services: {
     return known;
   }
 
-  async function upgrade(target: Target, keys: readonly RowKey[]): Promise<void> {
+  /** Answers the keys that found no room. */
+  async function upgrade(target: Target, keys: readonly RowKey[]): Promise<readonly RowKey[]> {
     const keyring = services.keyrings.forWriting(target.keyringName);
-    const rows = await services.database.transaction((client) => storeOf(target).readRows(client, keys), beginRead);
+    const { rows, left } = await services.database.transaction(
+      (client) => storeOf(target).readRowsUpTo(client, keys, maxBytes),
+      beginRead,
+    );
     await write(target, keyring, rows);
+    return left;
   }
 
   async function write(target: Target, keyring: Keyring, rows: readonly CellRow[]): Promise<void> {
@@ -162,7 +198,7 @@ export function startLazyUpgrades(services: {
     const keyId = Number(activeKeyOf(keyring).id);
     try {
       rowsUpdated += await services.database.transaction(async (client) => {
-        const unwritten = await rewriteRows(client, storeOf(target), treated, async () => undefined);
+        const { rows: unwritten } = await rewriteRows(client, storeOf(target), treated, async () => undefined);
         const updated = treated.stale.length - unwritten.size;
         await countLazyUpgrade(client, {
           targetId: target.id,
@@ -177,15 +213,37 @@ export function startLazyUpgrades(services: {
       }, beginWrite);
     } catch (error) {
       // One row that the database refuses must not keep the others: they are written in halves, and it is left.
-      if (!isDataState(sqlstateOf(error) ?? '')) throw error;
-      if (rows.length === 1) {
-        dropped++;
+      const sqlstate = sqlstateOf(error) ?? '';
+      if (!isDataState(sqlstate)) throw error;
+      const [first, second] = rows;
+      if (first === undefined) return;
+      if (second === undefined) {
+        leaveAlone(target, first.key, sqlstate);
         return;
       }
       const middle = Math.ceil(rows.length / 2);
       await write(target, keyring, rows.slice(0, middle));
       await write(target, keyring, rows.slice(middle));
     }
+  }
+
+  function leaveAlone(target: Target, key: RowKey, sqlstate: string): void {
+    dropped++;
+    const entry = entryOf(target, key);
+    const before = refused.get(entry);
+    const rowQuietMs = before === undefined ? firstRefusedMs : Math.min(maxRefusedMs, before.quietMs * 2);
+    refused.delete(entry);
+    refused.set(entry, { untilMs: performance.now() + rowQuietMs, quietMs: rowQuietMs });
+    const [oldest] = refused.keys();
+    if (refused.size > maxRefused && oldest !== undefined) refused.delete(oldest);
+    if (before !== undefined) return;
+    services.onTrouble(
+      new KeyturnError(
+        'DATABASE_ERROR',
+        `the database does not take a row of ${targetTitle(target)} with its values reencrypted (SQLSTATE ${sqlstate}), so reads leave it as it is; a run names the row: keyturn reencrypt --target ${targetTitle(target)}`,
+        { target: targetTitle(target), sqlstate },
+      ),
+    );
   }
 
   /** A cell under a key that is not held here keeps its whole row. */
@@ -206,8 +264,12 @@ export function startLazyUpgrades(services: {
         dropped++;
         return;
       }
-      const entry = `${target.id} ${JSON.stringify(key)}`;
+      const entry = entryOf(target, key);
       if (queue.has(entry)) return;
+      if (nowMs < (refused.get(entry)?.untilMs ?? -Infinity)) {
+        dropped++;
+        return;
+      }
       const sample = settings.get(target.keyringName)?.sample ?? 1;
       if (queue.size >= maxQueued || (sample < 1 && Math.random() >= sample)) {
         dropped++;
@@ -227,14 +289,19 @@ export function startLazyUpgrades(services: {
         await flushing;
         while (queue.size > 0 && performance.now() < giveUpMs) {
           const before = queue.size;
-          await flush();
-          if (queue.size === before) break;
+          const nextMs = await flush();
+          if (queue.size === before) await delay(Math.min(nextMs, giveUpMs - performance.now()));
         }
       })();
-      await Promise.race([emptied, new Promise((resolve) => setTimeout(resolve, closingMs).unref())]);
+      await Promise.race([emptied, delay(closingMs, undefined, { ref: false })]);
+      dropped += queue.size;
       queue.clear();
     },
   };
+}
+
+function entryOf(target: Target, key: RowKey): string {
+  return `${target.id} ${JSON.stringify(key)}`;
 }
 
 function cellsWritten(codes: Uint8Array, width: number, unwritten: ReadonlySet<number>): number {

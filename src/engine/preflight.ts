@@ -241,7 +241,19 @@ function examineKeySource(title: string, target: ExaminedTarget, table: CatalogT
   if (target.columns.every(({ bind }) => bind === 'column')) return [];
   return table.keyAttributes.flatMap((attribute) => {
     const column = table.columns.find((candidate) => candidate.attribute === attribute);
-    if (column?.isAlwaysIdentity !== true) return [];
+    if (column === undefined) return [];
+    // TypeORM's integration makes uuids itself and takes the numbers of a sequence beforehand.
+    if (column.hasDefault && !column.isNumbered && column.type !== 'uuid')
+      return [
+        find(
+          'warn',
+          'primary key',
+          `${title}.${column.name}`,
+          'its default is an expression that only the database can work out, so a value cannot be bound to its row before the row is there, unless the application names the key itself',
+          `set the key in the application, make the default nextval('a sequence'), or bind: column`,
+        ),
+      ];
+    if (!column.isAlwaysIdentity) return [];
     return [
       find(
         'warn',

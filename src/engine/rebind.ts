@@ -180,7 +180,7 @@ async function startRebinding(services: RebindServices, order: RebindOrder): Pro
     rows: readonly CellRow[],
     treated: TreatedRows,
   ): Promise<ReadonlySet<number>> {
-    const unwritten = await rewriteRows(client, store, treated, async () => {
+    const { rows: unwritten } = await rewriteRows(client, store, treated, async () => {
       if ((await readGeneration(client, target.keyringId)) !== keyring.generation) throw new KeyringMoved();
     });
     const repaired = rows.map((_, row) =>

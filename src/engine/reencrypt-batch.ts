@@ -33,15 +33,18 @@ import { getTarget } from '../store/registry.js';
 import { Blocked, LeaseLost, releaseAfter, releaseToStop } from './batch-end.js';
 import { rest } from './rest.js';
 import { resolveSettled } from './resolve-settled.js';
-import { rewriteRows } from './rewrite-rows.js';
+import { allWritten, rewriteRows, type Unwritten } from './rewrite-rows.js';
 import type { BatchEnd, BatchServices, SliceReport } from './services.js';
 import { splitBatch } from './split-batch.js';
 import { cellCodes, treatRows, type TreatedRows } from './treat-rows.js';
 
 /** A worker stopped between two statements must keep neither application rows locked nor a snapshot open: the server ends it. */
 export const endsWhenIdle = `SET LOCAL idle_in_transaction_session_timeout = '10s'`;
-/** Whatever a statement waits for, it ends while the batch is still leased, so that its cause can be told. */
-export const beginRead = `BEGIN READ ONLY; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'`;
+/**
+ * One snapshot, so that statements about a slice speak of the same rows, whatever the application deletes and inserts
+ * between them. Whatever a statement waits for, it ends while the batch is still leased, so that its cause can be told.
+ */
+export const beginRead = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'`;
 const beginWrite = (timeoutMs: number): string =>
   `BEGIN; ${sliceSettings}; ${endsWhenIdle}; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = ${timeoutMs}; SET LOCAL synchronous_commit = off; SET LOCAL keyturn.active = '1'`;
 const writeTimeoutMs = 5_000;
@@ -354,7 +357,11 @@ async function write(visit: Visit, slice: PreparedSlice): Promise<Written> {
     const cause = quarantineCause(sqlstateOf(error));
     return await services.database.transaction(
       (client) =>
-        settle(client, visit, slice, { unwritten: new Set(slice.treated.stale), refusedFor: cause, startedAt }),
+        settle(client, visit, slice, {
+          unwritten: { ...allWritten, rows: new Set(slice.treated.stale) },
+          refusedFor: cause,
+          startedAt,
+        }),
       begin,
     );
   } finally {
@@ -370,24 +377,23 @@ async function writeIn(client: Queryable, visit: Visit, slice: PreparedSlice, st
   const { services, batch, store } = visit;
   const unwritten =
     batch.kind === 'dry_run'
-      ? new Set<number>()
+      ? allWritten
       : await rewriteRows(client, store, slice.treated, () => services.reachPoint('batch.before_update'));
   return settle(client, visit, slice, { unwritten, refusedFor: undefined, startedAt });
 }
 
 interface Settlement {
-  /** Rows whose new envelopes were not written. */
-  readonly unwritten: ReadonlySet<number>;
-  /** Why the database refused them; undefined where they lost a race. */
+  readonly unwritten: Unwritten;
+  /** Why the database refused them; undefined where they lost a race or were locked. */
   readonly refusedFor: string | undefined;
   readonly startedAt: number;
 }
 
-/** Per row the outcomes of its cells; the array is reused, so read it before the next. */
+/** Per row the outcomes of its cells; `failed` are unwritten rows that are given up. The array is reused, so read it before the next. */
 function* outcomesOf(
   slice: PreparedSlice,
   unwritten: ReadonlySet<number>,
-  unwrittenAs: 'conflicted' | 'failed',
+  failed: ReadonlySet<number>,
 ): Generator<readonly CellOutcome[]> {
   const { codes, rows } = slice.treated;
   const width = rows === 0 ? 0 : codes.length / rows;
@@ -396,7 +402,8 @@ function* outcomesOf(
     cells.length = 0;
     for (let at = row * width; at < (row + 1) * width; at++) {
       const code = codes[at];
-      if (code === cellCodes.reencrypted) cells.push(unwritten.has(row) ? unwrittenAs : 'reencrypted');
+      if (code === cellCodes.reencrypted)
+        cells.push(failed.has(row) ? 'failed' : unwritten.has(row) ? 'conflicted' : 'reencrypted');
       else if (code === cellCodes.current) cells.push('current');
       else if (code === cellCodes.failed) cells.push('failed');
     }
@@ -404,11 +411,8 @@ function* outcomesOf(
   }
 }
 
-/** Cells of rows that were not written, as row position and columns. */
-function unwrittenCells(
-  slice: PreparedSlice,
-  unwritten: ReadonlySet<number>,
-): readonly { readonly key: RowKey; readonly columns: readonly number[] }[] {
+/** Cells of rows that were not written. */
+function unwrittenCells(slice: PreparedSlice, unwritten: Iterable<number>): CellList['rows'] {
   const { codes, rows } = slice.treated;
   const width = rows === 0 ? 0 : codes.length / rows;
   return [...unwritten].map((row) => ({
@@ -438,23 +442,25 @@ function quarantined(
 /** Quarantine, follow-up, ledger: the part of the transaction that tells what happened. */
 async function settle(client: Queryable, visit: Visit, slice: PreparedSlice, settlement: Settlement): Promise<Written> {
   const { services, batch, target } = visit;
+  const { rows, busy } = settlement.unwritten;
+  const lost = new Set([...rows].filter((row) => !busy.has(row)));
   const failedFor = settlement.refusedFor ?? (batch.depth >= maxFollowUps ? 'CONFLICTED_TOO_OFTEN' : undefined);
-  const unwritten = unwrittenCells(slice, settlement.unwritten);
   const given =
     failedFor === undefined
       ? []
-      : unwritten.flatMap(({ key, columns }) =>
+      : unwrittenCells(slice, lost).flatMap(({ key, columns }) =>
           columns.map((column) => quarantined(target, key, column, failedFor, undefined)),
         );
   await quarantineCells(client, { runId: batch.runId, id: batch.id, targetId: batch.targetId }, [
     ...failuresOf(target, slice),
     ...given,
   ]);
-  if (visit.mayResolve) await resolveSettled(client, target, slice, settlement.unwritten);
-  if (failedFor === undefined && unwritten.length > 0) await insertFollowUp(client, visit, unwritten);
+  if (visit.mayResolve) await resolveSettled(client, target, slice, rows);
+  if (failedFor === undefined) await insertFollowUp(client, visit, unwrittenCells(slice, lost), { lost: 1, waited: 0 });
+  await insertFollowUp(client, visit, unwrittenCells(slice, busy), { lost: 0, waited: 1 });
   await services.reachPoint('batch.before_commit');
   const entry = {
-    outcome: countRows(outcomesOf(slice, settlement.unwritten, failedFor === undefined ? 'conflicted' : 'failed')),
+    outcome: countRows(outcomesOf(slice, rows, failedFor === undefined ? new Set() : lost)),
     readMs: slice.readMs,
     cryptoMs: slice.treated.cryptoMs,
     writeMs: performance.now() - settlement.startedAt,
@@ -471,8 +477,14 @@ async function settle(client: Queryable, visit: Visit, slice: PreparedSlice, set
   return { standing: advanced, report: { ...entry, kind: batch.kind, bytes: slice.treated.bytes } };
 }
 
-/** Cells that lost a race are listed, and examined again there. */
-async function insertFollowUp(client: Queryable, visit: Visit, rows: CellList['rows']): Promise<void> {
+/** Cells that lost a race, or whose row was locked, are listed and examined again there. Waiting for locks has no limit. */
+async function insertFollowUp(
+  client: Queryable,
+  visit: Visit,
+  rows: CellList['rows'],
+  since: { readonly lost: number; readonly waited: number },
+): Promise<void> {
+  if (rows.length === 0) return;
   const { batch, target } = visit;
   await insertBatch(client, {
     runId: batch.runId,
@@ -481,7 +493,8 @@ async function insertFollowUp(client: Queryable, visit: Visit, rows: CellList['r
     kind: batch.kind,
     cells: { columns: target.columns.map((column) => column.id), rows },
     follows: batch.id,
-    depth: batch.depth + 1,
-    delayMs: followUpDelayMs(batch.depth, Math.random()),
+    depth: batch.depth + since.lost,
+    waits: batch.waits + since.waited,
+    delayMs: followUpDelayMs(batch.depth + batch.waits, Math.random()),
   });
 }

@@ -44,6 +44,8 @@ export interface SliceReport {
 export interface ApplicationParts {
   /** As registered when the application opened Keyturn. */
   readonly targets: readonly Target[];
+  /** The same with the columns that were left: what the application's entities may name. */
+  readonly targetsOfEntities: readonly Target[];
   readonly keyrings: KeyringSource;
   readonly upgrades: LazyUpgrades;
 }

@@ -106,6 +106,7 @@ async function divide(
       ...part,
       follows: batch.id,
       depth: batch.depth,
+      waits: batch.waits,
       // What took many attempts to be split takes one more to be split again.
       attempts: batch.attempts,
     });

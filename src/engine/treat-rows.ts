@@ -164,8 +164,12 @@ function packColumn(
   };
 }
 
-/** The event loop turns between so many rows, so that statements under way are not kept waiting. */
-const rowsPerTurn = 32;
+/** The event loop turns between so much work, so that statements under way are not kept waiting: some 5 ms at most. */
+const maxRowsPerTurn = 32;
+const maxBytesPerTurn = 128_000;
+const maxMsPerTurn = 5;
+/** Of a format that takes long for each value, the first turn is short too. */
+const firstRowsPerTurn = 4;
 
 export interface SliceWork {
   readonly keyring: Keyring;
@@ -188,9 +192,28 @@ export interface FormerAddress {
 export async function treatRows(work: SliceWork): Promise<TreatedRows> {
   const { rows, visited } = work;
   const treatment = startTreatment(work, rows.length);
-  for (let at = 0; at < rows.length; at += rowsPerTurn) {
+  let limit = firstRowsPerTurn;
+  for (let at = 0; at < rows.length; ) {
     if (at > 0) await new Promise(setImmediate);
-    treatment.add(rows.slice(at, at + rowsPerTurn), visited?.slice(at, at + rowsPerTurn));
+    const end = endOfTurn(rows, at, limit);
+    const startedAt = performance.now();
+    treatment.add(rows.slice(at, end), visited?.slice(at, end));
+    const milliseconds = performance.now() - startedAt;
+    limit =
+      milliseconds > maxMsPerTurn
+        ? Math.max(1, Math.floor(((end - at) * maxMsPerTurn) / milliseconds))
+        : Math.min(maxRowsPerTurn, limit * 2);
+    at = end;
   }
   return treatment.finish();
+}
+
+/** One row at least. */
+function endOfTurn(rows: readonly CellRow[], from: number, limit: number): number {
+  let bytes = 0;
+  for (let at = from; at < rows.length && at < from + limit; at++) {
+    for (const value of rows[at]?.values ?? []) bytes += value?.length ?? 0;
+    if (bytes > maxBytesPerTurn && at > from) return at;
+  }
+  return Math.min(rows.length, from + limit);
 }

@@ -1,6 +1,7 @@
 // The second scan: counts, per slice, the cells that do not name the run's target key. Counting is one SQL statement by
 // envelope header; only a slice with strangers in it, or a deep verification, is read cell by cell. Application tables
-// are read in read-only transactions and never written.
+// are read in read-only transactions and never written: one snapshot per slice, since its end, its count and its cells are
+// separate statements, and a row that comes or goes between them must neither end the batch nor push another one out.
 import { check, formatAt, type Cell, type CellFailure } from '../codec.js';
 import type { KeyId } from '../crypto/value-key.js';
 import { uuidToBytes } from '../crypto/uuid.js';

@@ -13,6 +13,10 @@ export interface DescribeOptions {
 
 /** The data source must be initialized; the database is not asked, and Keyturn need not be installed. */
 export function describeTargets(dataSource: DataSource, options: DescribeOptions = {}): string {
+  return configText(options.keyring ?? 'main', proposeTargets(dataSource, options.scope));
+}
+
+export function proposeTargets(dataSource: DataSource, scope?: string): readonly ProposedTarget[] {
   const targets = new Map<string, ProposedTarget>();
   for (const metadata of dataSource.entityMetadatas) {
     const table = tableOf(dataSource, metadata);
@@ -27,13 +31,13 @@ export function describeTargets(dataSource: DataSource, options: DescribeOptions
         isAside: false,
       }));
     if (columns.length === 0) continue;
-    const hasScope = metadata.columns.some(({ databaseName }) => databaseName === options.scope);
+    const hasScope = metadata.columns.some(({ databaseName }) => databaseName === scope);
     targets.set(table, {
       table,
-      scope: hasScope ? options.scope : undefined,
+      scope: hasScope ? scope : undefined,
       note: undefined,
       columns: [...known, ...columns],
     });
   }
-  return configText(options.keyring ?? 'main', [...targets.values()]);
+  return [...targets.values()];
 }

@@ -5,8 +5,10 @@ import { keyTextOf, scopeTextOf, type KeyValue } from '../engine/column.js';
 import type { KeyringSource } from '../engine/services.js';
 import { KeyturnError } from '../errors.js';
 import type { Stored } from '../formats/format.js';
+import { formatByName } from '../formats/registry.js';
+import type { Keyring } from '../keys/keyring.js';
 import { targetTitle, type RowKey } from '../rotation/target.js';
-import type { EncryptedEntity, EncryptedProperty } from './map-entities.js';
+import type { EncryptedEntity, EncryptedProperty, RegisteredProperty } from './map-entities.js';
 import { Sealed } from './sealed.js';
 import { decodeValue, encodeValue } from './value-type.js';
 
@@ -43,9 +45,16 @@ export function encryptAt(
   value: unknown,
 ): Sealed {
   if (value instanceof Sealed) throw invalid(property, 'was loaded but not decrypted, so it cannot be written');
-  const plaintext = encodeValue(property.transformer.type, value, property.title);
+  const plaintext = encodeValue(property.type, value, property.title);
   return naming(entity, property, () => {
-    const stored = encrypt(keyrings.forWriting(entity.target.keyringName), cellAt(entity, property, place), plaintext);
+    const keyring = keyrings.forWriting(entity.target.keyringName);
+    const cell = cellAt(entity, property, place);
+    if (isEnvelope(keyring, cell, value))
+      throw invalid(
+        property,
+        'was given an envelope in place of its plaintext, as raw rows and `result.raw` hold them; encrypted again it would read as an envelope; decrypt it first with decryptRaw() of installKeyturn',
+      );
+    const stored = encrypt(keyring, cell, plaintext);
     const { maxLength } = property.column;
     if (maxLength !== undefined && stored.length > maxLength)
       throw invalid(
@@ -54,6 +63,20 @@ export function encryptAt(
       );
     return new Sealed(stored, property.title);
   });
+}
+
+/** Whether a value is marked as an envelope, whatever key it names. */
+export function isMarked({ column }: RegisteredProperty, value: unknown): value is Stored {
+  return (
+    (typeof value === 'string' || Buffer.isBuffer(value)) && formatByName(column.format)?.nameKey(value) !== undefined
+  );
+}
+
+/** Whether a value names a key of the keyring, as nothing but an envelope does. */
+function isEnvelope(keyring: Keyring, { format }: Cell, value: unknown): boolean {
+  if (typeof value !== 'string' && !Buffer.isBuffer(value)) return false;
+  const keyId = format.nameKey(value);
+  return keyId !== undefined && keyring.lookup(keyId).status !== 'unknown';
 }
 
 export interface OpenedValue {
@@ -65,18 +88,18 @@ export interface OpenedValue {
 export function decryptAt(
   keyrings: KeyringSource,
   entity: EncryptedEntity,
-  property: EncryptedProperty,
+  property: RegisteredProperty,
   place: RowPlace,
   stored: Stored,
 ): OpenedValue {
   return naming(entity, property, () => {
     const keyring = keyrings.current(entity.target.keyringName);
     const { plaintext, stale } = decrypt(keyring, cellAt(entity, property, place), stored);
-    return { value: decodeValue(property.transformer.type, plaintext, property.title), stale };
+    return { value: decodeValue(property.type, plaintext, property.title), stale };
   });
 }
 
-function cellAt(entity: EncryptedEntity, property: EncryptedProperty, place: RowPlace): Cell {
+function cellAt(entity: EncryptedEntity, property: RegisteredProperty, place: RowPlace): Cell {
   const { key, scope } = place;
   if (scope === undefined)
     throw invalid(
@@ -91,11 +114,11 @@ function cellAt(entity: EncryptedEntity, property: EncryptedProperty, place: Row
   return entity.builder.cellsOf(key ?? [], scope)(property.position);
 }
 
-function invalid(property: EncryptedProperty, problem: string): KeyturnError {
+function invalid(property: RegisteredProperty, problem: string): KeyturnError {
   return new KeyturnError('VALUE_INVALID', `${property.title} ${problem}`, { property: property.title });
 }
 
-function naming<T>(entity: EncryptedEntity, property: EncryptedProperty, work: () => T): T {
+function naming<T>(entity: EncryptedEntity, property: RegisteredProperty, work: () => T): T {
   try {
     return work();
   } catch (error) {

@@ -13,7 +13,19 @@ import { targetTitle } from '../rotation/target.js';
 import { encryptAt, keyOf, placeOf, scopeOf, type RowPlace } from './entity-cells.js';
 import { installationOn, type Installation } from './installation.js';
 import type { EncryptedEntity } from './map-entities.js';
+import { openReturned } from './returned-values.js';
 import { withTransaction } from './with-transaction.js';
+
+/** From the sequence that the column owns, else from the one that is its whole default; NULL where there is neither. */
+const nextKeys = `
+  SELECT nextval(coalesce(pg_get_serial_sequence(k.place, $3)::regclass, (
+    SELECT d.refobjid::regclass FROM pg_attribute a
+    JOIN pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
+    JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = e.oid AND d.refclassid = 'pg_class'::regclass
+    JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
+    WHERE a.attrelid = k.place::regclass AND a.attname = $3 AND pg_get_expr(e.adbin, e.adrelid) ~ '^nextval\\(''[^'']+''::regclass\\)$'
+  )))::text AS id
+  FROM (SELECT format('%I.%I', $1::text, $2::text) AS place) k, generate_series(1, $4::int)`;
 
 interface Encryption {
   readonly installation: Installation;
@@ -22,6 +34,9 @@ interface Encryption {
 
 /** Keys that the values of a row do not name, by column. */
 type FoundKeys = ReadonlyMap<ColumnMetadata, string>;
+
+/** `row`: of the values; `k0`, `k1`…: its key; `scope`: its tenant. */
+type ExistingRow = Readonly<Record<string, string>>;
 
 export class EncryptingInsertQueryBuilder<Entity extends ObjectLiteral> extends InsertQueryBuilder<Entity> {
   /** Per set of values. */
@@ -44,13 +59,13 @@ export class EncryptingInsertQueryBuilder<Entity extends ObjectLiteral> extends 
     try {
       if (!this.#needsGuard(entity)) {
         this.#foundKeys = await this.#makeKeys(entity, this.queryRunner);
-        return await super.execute();
+        return await this.#executeAndOpen(encryption);
       }
       const given = this.queryRunner;
       return await withTransaction(this.dataSource, given, async (runner) => {
         this.queryRunner = runner;
         try {
-          return await this.#upsert(entity, runner);
+          return await this.#upsert(encryption, runner);
         } finally {
           if (given === undefined) delete this.queryRunner;
         }
@@ -59,6 +74,12 @@ export class EncryptingInsertQueryBuilder<Entity extends ObjectLiteral> extends 
       this.#foundKeys = [];
       this.#isGuarded = false;
     }
+  }
+
+  async #executeAndOpen({ installation, entity }: Encryption): Promise<InsertResult> {
+    const result = await super.execute();
+    await openReturned(installation.keyrings, entity, result.generatedMaps, this.getValueSets());
+    return result;
   }
 
   #encryption(): Encryption | undefined {
@@ -102,16 +123,14 @@ export class EncryptingInsertQueryBuilder<Entity extends ObjectLiteral> extends 
     runner: QueryRunner | undefined,
   ): Promise<readonly string[]> {
     const { schema, table } = entity.target;
-    const rows = (await this.dataSource.query(
-      'SELECT nextval(pg_get_serial_sequence(format($$%I.%I$$, $1::text, $2::text), $3))::text AS id FROM generate_series(1, $4::int)',
-      [schema, table, column.databaseName, count],
-      runner,
-    )) as { id: string | null }[];
+    const rows = (await this.dataSource.query(nextKeys, [schema, table, column.databaseName, count], runner)) as {
+      id: string | null;
+    }[];
     const ids = rows.map(({ id }) => id).filter((id) => id !== null);
     if (ids.length === count) return ids;
     throw new KeyturnError(
       'VALUE_INVALID',
-      `${entity.name}.${column.propertyPath} has no sequence of its own, so the key of a row is not known before the insert; set it, or register the columns of ${targetTitle(entity.target)} with bind: column`,
+      `${entity.name}.${column.propertyPath} has neither a sequence of its own nor nextval('a sequence') as its default, so the key of a row is not known before the insert; set it, or register the columns of ${targetTitle(entity.target)} with bind: column`,
       { entity: entity.name },
     );
   }
@@ -190,28 +209,56 @@ export class EncryptingInsertQueryBuilder<Entity extends ObjectLiteral> extends 
     );
   }
 
-  async #upsert(entity: EncryptedEntity, runner: QueryRunner): Promise<InsertResult> {
-    const existing = this.#conflictsByKey(entity) ? [] : await this.#findExisting(entity, runner);
+  async #upsert(encryption: Encryption, runner: QueryRunner): Promise<InsertResult> {
+    const { entity } = encryption;
+    const existing = this.#conflictsByKey(entity) ? [] : await this.#findKeys(entity, runner);
     this.#foundKeys = await this.#makeKeys(entity, runner, existing);
     this.#isGuarded = true;
-    const result = await super.execute();
+    const result = await this.#executeAndOpen(encryption);
     const wanted = this.getValueSets().length;
-    const written = (result.raw as unknown[]).length;
-    if (written === wanted) return result;
+    if ((result.raw as unknown[]).length < wanted) await this.#refuseOthers(entity, runner);
+    return result;
+  }
+
+  /** A row may also be unwritten since the upsert's own condition left it; then it is where its values belong. */
+  async #refuseOthers(entity: EncryptedEntity, runner: QueryRunner): Promise<void> {
+    const rows = this.getValueSets();
+    const others = (await this.#findExisting(entity, runner)).filter((line) => {
+      const row = Number(line['row']);
+      const place = this.#placeOf(entity, rows[row] ?? {}, row);
+      const isOtherKey = entity.isRowBound && place.key?.some((part, at) => part !== line[`k${at}`]) !== false;
+      return isOtherKey || scopeOf(entity, line['scope']) !== place.scope;
+    });
+    if (others.length === 0) return;
     throw new KeyturnError(
       'VALUE_INVALID',
-      `${wanted - written} of ${wanted} rows of the upsert of ${entity.name} exist under another key or tenant than the values name, or were inserted meanwhile; nothing was written; read them and try again`,
+      `${others.length} of ${rows.length} rows of the upsert of ${entity.name} exist under another key or tenant than the values name, or were inserted meanwhile; nothing was written; read them and try again`,
       { entity: entity.name },
     );
   }
 
-  /** The keys of the rows that the values would conflict with; one statement for all. */
-  async #findExisting(entity: EncryptedEntity, runner: QueryRunner): Promise<readonly FoundKeys[]> {
+  /** The keys of the rows that the values would conflict with, where the values do not name them. */
+  async #findKeys(entity: EncryptedEntity, runner: QueryRunner): Promise<readonly FoundKeys[]> {
+    const rows = this.getValueSets();
+    const existing = rows.map(() => new Map<ColumnMetadata, string>());
+    for (const line of await this.#findExisting(entity, runner))
+      for (const [part, column] of entity.keyColumns.entries()) {
+        const named: unknown = column.getEntityValue(rows[Number(line['row'])] ?? {});
+        if (isMissing(named)) existing[Number(line['row'])]?.set(column, line[`k${part}`] ?? '');
+      }
+    return existing;
+  }
+
+  /** The rows that the values would conflict with; one statement for all. */
+  async #findExisting(entity: EncryptedEntity, runner: QueryRunner): Promise<readonly ExistingRow[]> {
     const rows = this.getValueSets();
     const conflict = this.#conflictColumns(entity);
     const { indexPredicate } = this.expressionMap.onUpdate;
     const parameters: unknown[] = [];
-    const keys = entity.keyColumns.map((column, part) => `t.${this.escape(column.databaseName)}::text AS k${part}`);
+    const place = [
+      ...entity.keyColumns.map((column, part) => `t.${this.escape(column.databaseName)}::text AS k${part}`),
+      ...(entity.scopeColumn ? [`t.${this.escape(entity.scopeColumn.databaseName)}::text AS scope`] : []),
+    ];
     const selects = rows.flatMap((values, row) => {
       const sought = conflict.map(
         (column) => this.dataSource.driver.preparePersistentValue(column.getEntityValue(values), column) as unknown,
@@ -222,17 +269,10 @@ export class EncryptingInsertQueryBuilder<Entity extends ObjectLiteral> extends 
         (column, at) => `t.${this.escape(column.databaseName)} = $${parameters.push(sought[at])}`,
       );
       if (indexPredicate !== undefined) conditions.push(`(${indexPredicate})`);
-      return `SELECT ${row} AS row, ${keys.join(', ')} FROM ${this.getTableName(this.getMainTableName())} t WHERE ${conditions.join(' AND ')}`;
+      return `SELECT ${row} AS row, ${place.join(', ')} FROM ${this.getTableName(this.getMainTableName())} t WHERE ${conditions.join(' AND ')}`;
     });
     if (selects.length === 0) return [];
-    const found = (await runner.query(selects.join(' UNION ALL '), parameters)) as Record<string, string>[];
-    const existing = rows.map(() => new Map<ColumnMetadata, string>());
-    for (const line of found)
-      for (const [part, column] of entity.keyColumns.entries()) {
-        const named: unknown = column.getEntityValue(rows[Number(line['row'])] ?? {});
-        if (isMissing(named)) existing[Number(line['row'])]?.set(column, line[`k${part}`] ?? '');
-      }
-    return existing;
+    return (await runner.query(selects.join(' UNION ALL '), parameters)) as ExistingRow[];
   }
 
   protected override createUpsertConditionExpression(mainTableOrAlias: string): string {

@@ -7,22 +7,36 @@ import { decryptAt, keyOf, scopeOf } from './entity-cells.js';
 import { installationOn, setInstallation, type Installation } from './installation.js';
 import { mapEntities, type EncryptedEntity } from './map-entities.js';
 import { openEntity } from './open-entity.js';
+import { sealReturnedValues } from './returned-values.js';
 import { handOutEncryptingBuilders } from './select-builder.js';
-import { KeyturnSubscriber } from './subscriber.js';
+import { KeyturnSubscriber, type TitlesByTransformer } from './subscriber.js';
 import type { KeyValue } from '../engine/column.js';
 
 export interface InstalledKeyturn {
   /** Decrypts, in place, entities that TypeORM loaded without telling subscribers: mapped joins, `callListeners(false)`. */
   open<Entity extends ObjectLiteral>(entity: EntityTarget<Entity>, loaded: Entity | readonly Entity[]): Promise<void>;
   /**
-   * Decrypts rows of `getRawMany`, `query` or a stream: answers copies with plaintexts in place of envelopes. `names` tells
-   * which key of a row holds which property; default: the column's name behind the alias, as TypeORM names it.
+   * Decrypts rows of `getRawMany`, `query` or a stream: answers copies with plaintexts in place of envelopes. A property is
+   * looked for under its column's name, behind the alias where one is given, as TypeORM names it.
    */
-  decryptRaw<Entity extends ObjectLiteral>(
-    entity: EntityTarget<Entity>,
-    rows: readonly Readonly<Record<string, unknown>>[],
+  readonly decryptRaw: DecryptRaw;
+}
+
+type RawRow = Readonly<Record<string, unknown>>;
+type OpenedRow = Record<string, unknown>;
+
+export interface DecryptRaw {
+  (
+    entity: EntityTarget<ObjectLiteral>,
+    rows: readonly RawRow[],
     options?: { readonly alias?: string },
-  ): Promise<Record<string, unknown>[]>;
+  ): Promise<OpenedRow[]>;
+  /** Row by row, as they come: what `stream()` answers is one. */
+  (
+    entity: EntityTarget<ObjectLiteral>,
+    rows: AsyncIterable<unknown>,
+    options?: { readonly alias?: string },
+  ): AsyncIterable<OpenedRow>;
 }
 
 /**
@@ -34,24 +48,31 @@ export async function installKeyturn(
   keyturn: { readonly parts: ApplicationParts },
 ): Promise<InstalledKeyturn> {
   refuseUnfit(dataSource);
-  const { targets, keyrings, upgrades } = keyturn.parts;
-  const entities = mapEntities(dataSource, targets, (keyring) => keyrings.current(keyring).cluster);
-  const installation: Installation = {
-    targets,
-    keyrings,
-    upgrades,
-    entityOf: (metadata) => entities.get(metadata),
-  };
-  const titles = new Map(
-    [...entities.values()].flatMap(({ properties }) =>
-      properties.map(({ transformer, title }) => [transformer.id, title] as const),
-    ),
+  const entities = mapEntities(dataSource, keyturn.parts.targetsOfEntities, (name) =>
+    keyturn.parts.keyrings.current(name),
   );
+  const installation: Installation = {
+    ...keyturn.parts,
+    entityOf(metadata) {
+      const entity = entities.get(metadata);
+      return entity === undefined || entity.properties.length === 0 ? undefined : entity;
+    },
+    readEntityOf: (metadata) => entities.get(metadata),
+  };
   const isReadOnly = await isReadOnlyConnection(dataSource);
   setInstallation(dataSource, installation);
   handOutEncryptingBuilders(dataSource);
-  dataSource.subscribers.push(new KeyturnSubscriber(installation, titles, isReadOnly));
+  sealReturnedValues(dataSource, installation);
+  dataSource.subscribers.push(new KeyturnSubscriber(installation, titlesOf(entities.values()), isReadOnly));
   return installed(dataSource, installation);
+}
+
+function titlesOf(entities: Iterable<EncryptedEntity>): TitlesByTransformer {
+  const titles = new Map<number, { entity: string; title: string }[]>();
+  for (const { name, properties } of entities)
+    for (const { transformer, title } of properties)
+      titles.set(transformer.id, [...(titles.get(transformer.id) ?? []), { entity: name, title }]);
+  return titles;
 }
 
 function refuseUnfit(dataSource: DataSource): void {
@@ -92,21 +113,41 @@ function installed(dataSource: DataSource, installation: Installation): Installe
       const several: readonly object[] = Array.isArray(loaded) ? (loaded as readonly object[]) : [loaded as object];
       for (const one of several) await openEntity(installation.keyrings, entity, one, () => undefined);
     },
-    async decryptRaw(target, rows, { alias } = {}) {
+    decryptRaw: ((target, rows, { alias } = {}) => {
       const entity = entityFor(target);
-      const opened: Record<string, unknown>[] = [];
-      for (const row of rows) opened.push(await openRow(installation, entity, row, alias));
-      return opened;
-    },
+      return Symbol.asyncIterator in rows
+        ? openStream(installation, entity, rows, alias)
+        : openRows(installation, entity, rows, alias);
+    }) as DecryptRaw,
   };
+}
+
+async function openRows(
+  installation: Installation,
+  entity: EncryptedEntity,
+  rows: readonly RawRow[],
+  alias: string | undefined,
+): Promise<OpenedRow[]> {
+  const opened: OpenedRow[] = [];
+  for (const row of rows) opened.push(await openRow(installation, entity, row, alias));
+  return opened;
+}
+
+async function* openStream(
+  installation: Installation,
+  entity: EncryptedEntity,
+  rows: AsyncIterable<unknown>,
+  alias: string | undefined,
+): AsyncGenerator<OpenedRow> {
+  for await (const row of rows) yield openRow(installation, entity, row as RawRow, alias);
 }
 
 async function openRow(
   { keyrings }: Installation,
   entity: EncryptedEntity,
-  row: Readonly<Record<string, unknown>>,
+  row: RawRow,
   alias: string | undefined,
-): Promise<Record<string, unknown>> {
+): Promise<OpenedRow> {
   const nameOf = (column: { readonly databaseName: string }): string =>
     alias === undefined ? column.databaseName : `${alias}_${column.databaseName}`;
   const valueOf = (column: { readonly databaseName: string }): KeyValue | null | undefined =>

@@ -7,6 +7,8 @@ import type { EncryptedEntity } from './map-entities.js';
 export interface Installation extends ApplicationParts {
   /** Undefined for an entity without encrypted properties. */
   entityOf(metadata: EntityMetadata): EncryptedEntity | undefined;
+  /** Also one that has plain columns alone which may hold envelopes. */
+  readEntityOf(metadata: EntityMetadata): EncryptedEntity | undefined;
 }
 
 const installations = new WeakMap<DataSource, Installation>();

@@ -5,16 +5,24 @@ import type { ColumnMetadata } from 'typeorm/metadata/ColumnMetadata.js';
 import { createCellBuilder, type CellBuilder } from '../engine/cells-of-target.js';
 import { KeyturnError } from '../errors.js';
 import { targetTitle, type Target, type TargetColumn } from '../rotation/target.js';
+import { plaintextFormat } from '../formats/plaintext.js';
+import type { Keyring } from '../keys/keyring.js';
 import { EncryptedTransformer } from './transformer.js';
+import type { ValueType } from './value-type.js';
 
-export interface EncryptedProperty {
+/** A property whose column is registered. */
+export interface RegisteredProperty {
   /** `Customer.address.street` */
   readonly title: string;
   readonly metadata: ColumnMetadata;
-  readonly transformer: EncryptedTransformer;
+  readonly type: ValueType;
   readonly column: TargetColumn;
   /** Of the column in its target. */
   readonly position: number;
+}
+
+export interface EncryptedProperty extends RegisteredProperty {
+  readonly transformer: EncryptedTransformer;
 }
 
 export interface EncryptedEntity {
@@ -26,33 +34,43 @@ export interface EncryptedEntity {
   readonly keyColumns: readonly ColumnMetadata[];
   readonly scopeColumn: ColumnMetadata | undefined;
   readonly properties: readonly EncryptedProperty[];
+  /** Plain columns on their way from or to plaintext: others write envelopes into them, which are opened when read (I8). */
+  readonly mixed: readonly RegisteredProperty[];
   /** Whether a value's address needs the row's key. */
   readonly isRowBound: boolean;
 }
 
-/** Throws TARGET_NOT_FOUND for what `init` has not registered, TARGET_INVALID for what it registered otherwise. */
+/**
+ * Throws TARGET_NOT_FOUND for what `init` has not registered, TARGET_INVALID for what it registered otherwise. `targets`:
+ * with the columns that were left.
+ */
 export function mapEntities(
   dataSource: DataSource,
   targets: readonly Target[],
-  clusterOf: (keyring: string) => string,
+  keyringOf: (name: string) => Pick<Keyring, 'cluster' | 'foreign'>,
 ): ReadonlyMap<EntityMetadata, EncryptedEntity> {
   const mapped = new Map<EntityMetadata, EncryptedEntity>();
   for (const metadata of dataSource.entityMetadatas) {
     const table = tableOf(dataSource, metadata);
     const target = targets.find((candidate) => targetTitle(candidate) === table);
     const encrypted = metadata.columns.filter(isEncrypted);
-    if (target !== undefined) refusePlain(metadata, target);
-    if (encrypted.length === 0) continue;
-    if (target === undefined) throw notRegistered(metadata, encrypted, table, targets);
+    if (target === undefined) {
+      if (encrypted.length > 0) throw notRegistered(metadata, encrypted, table, targets);
+      continue;
+    }
+    const keyring = keyringOf(target.keyringName);
+    const mixed = mixedOf(metadata, target, keyring);
+    if (encrypted.length === 0 && mixed.length === 0) continue;
     const properties = encrypted.map((column) => propertyOf(metadata, column, target));
     mapped.set(metadata, {
       name: metadata.name,
       metadata,
       target,
-      builder: createCellBuilder(target, clusterOf(target.keyringName)),
+      builder: createCellBuilder(target, keyring.cluster),
       keyColumns: keyColumnsOf(metadata, target),
       scopeColumn: scopeColumnOf(metadata, target),
       properties,
+      mixed,
       isRowBound: properties.some(({ column }) => column.bind === 'row'),
     });
   }
@@ -92,18 +110,32 @@ function propertyOf(metadata: EntityMetadata, column: ColumnMetadata, target: Ta
   const isBytes = column.type === 'bytea';
   if (isBytes !== (registered.sqlType === 'bytea'))
     throw disagreement(metadata, column, target, `has column type ${String(column.type)}`, registered.sqlType);
-  return { title, metadata: column, transformer, column: registered, position };
+  return { title, metadata: column, type: transformer.type, transformer, column: registered, position };
 }
 
-/** A registered column that an entity maps as a plain one would take plaintext. */
-function refusePlain(metadata: EntityMetadata, target: Target): void {
-  for (const column of metadata.columns) {
-    const isRegistered = target.columns.some(
+/**
+ * Plain columns over registered ones: a column that is encrypted would take plaintext and is refused. One that is on its way
+ * in or out is mapped by versions of the application that know it so, and by those that do not, side by side.
+ */
+function mixedOf(
+  metadata: EntityMetadata,
+  target: Target,
+  { foreign }: Pick<Keyring, 'foreign'>,
+): readonly RegisteredProperty[] {
+  return metadata.columns.flatMap((column): RegisteredProperty[] => {
+    const position = target.columns.findIndex(
       (candidate) => candidate.columnName === column.databaseName && candidate.path === undefined,
     );
-    if (isRegistered && !isEncrypted(column))
+    const registered = target.columns[position];
+    if (registered === undefined || isEncrypted(column) || registered.isLeft === true) return [];
+    const move = foreign.get(registered.id.replaceAll('-', ''));
+    if (move === undefined && registered.awaitsAdoption !== true)
       throw disagreement(metadata, column, target, 'is a plain @Column()', 'an encrypted column; use @Encrypted()');
-  }
+    // What another library's transformer makes of a value is its own affair.
+    if (column.transformer !== undefined || (move !== undefined && move.format !== plaintextFormat.name)) return [];
+    const type = registered.sqlType === 'bytea' ? 'buffer' : 'string';
+    return [{ title: propertyTitle(metadata, column), metadata: column, type, column: registered, position }];
+  });
 }
 
 function keyColumnsOf(metadata: EntityMetadata, target: Target): readonly ColumnMetadata[] {

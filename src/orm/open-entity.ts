@@ -2,13 +2,14 @@
 // held yet, the keyring is refreshed once and the rest follows.
 import { isKeyturnError } from '../errors.js';
 import type { KeyringSource } from '../engine/services.js';
+import type { Stored } from '../formats/format.js';
 import type { RowKey } from '../rotation/target.js';
-import { decryptAt, placeOf, type RowPlace } from './entity-cells.js';
-import type { EncryptedEntity, EncryptedProperty } from './map-entities.js';
+import { decryptAt, isMarked, placeOf, type RowPlace } from './entity-cells.js';
+import type { EncryptedEntity, RegisteredProperty } from './map-entities.js';
 import { Sealed } from './sealed.js';
 
 /**
- * Calls `onStale` once when a value is stale and the entity knows its key. Throws, or rejects with, DECRYPT_FAILED,
+ * Calls `onStale` once when a value is stale and its row is known: from `knownPlace`, else from the entity. Throws, or rejects with, DECRYPT_FAILED,
  * KEY_NOT_HELD, and VALUE_INVALID where the entity was loaded without its key or tenant.
  */
 export function openEntity(
@@ -16,12 +17,13 @@ export function openEntity(
   entity: EncryptedEntity,
   loaded: object,
   onStale: (key: RowKey) => void,
+  knownPlace?: RowPlace,
 ): Promise<void> | undefined {
-  const sealed = entity.properties.filter(({ metadata }) => metadata.getEntityValue(loaded) instanceof Sealed);
-  if (sealed.length === 0) return undefined;
-  const place = placeOf(entity, loaded);
+  const closed = closedIn(entity, loaded);
+  if (closed.length === 0) return undefined;
+  const place = knownPlace ?? placeOf(entity, loaded);
   const opening: Opening = { keyrings, entity, loaded, place, isStale: false };
-  const waiting = sealed.filter((property) => !tryOpen(opening, property));
+  const waiting = closed.filter((value) => !tryOpen(opening, value));
   const finish = (): void => {
     if (opening.isStale && place.key !== undefined) onStale(place.key);
   };
@@ -30,9 +32,27 @@ export function openEntity(
     return undefined;
   }
   return keyrings.refresh(entity.target.keyringName).then(() => {
-    for (const property of waiting) open(opening, property);
+    for (const value of waiting) open(opening, value);
     finish();
   });
+}
+
+interface ClosedValue {
+  readonly property: RegisteredProperty;
+  readonly stored: Stored;
+}
+
+function closedIn(entity: EncryptedEntity, loaded: object): readonly ClosedValue[] {
+  const closed: ClosedValue[] = [];
+  for (const property of entity.properties) {
+    const value: unknown = property.metadata.getEntityValue(loaded);
+    if (value instanceof Sealed) closed.push({ property, stored: value.stored });
+  }
+  for (const property of entity.mixed) {
+    const value: unknown = property.metadata.getEntityValue(loaded);
+    if (isMarked(property, value)) closed.push({ property, stored: value });
+  }
+  return closed;
 }
 
 interface Opening {
@@ -43,9 +63,9 @@ interface Opening {
   isStale: boolean;
 }
 
-function tryOpen(opening: Opening, property: EncryptedProperty): boolean {
+function tryOpen(opening: Opening, value: ClosedValue): boolean {
   try {
-    open(opening, property);
+    open(opening, value);
     return true;
   } catch (error) {
     if (isKeyturnError(error, 'KEY_NOT_HELD')) return false;
@@ -53,9 +73,8 @@ function tryOpen(opening: Opening, property: EncryptedProperty): boolean {
   }
 }
 
-function open(opening: Opening, property: EncryptedProperty): void {
+function open(opening: Opening, { property, stored }: ClosedValue): void {
   const { keyrings, entity, loaded, place } = opening;
-  const { stored } = property.metadata.getEntityValue(loaded) as Sealed;
   const { value, stale } = decryptAt(keyrings, entity, property, place, stored);
   property.metadata.setEntityValue(loaded as Record<string, unknown>, value);
   opening.isStale ||= stale;

@@ -8,9 +8,11 @@ import { UpdateQueryBuilder, type ObjectLiteral, type QueryRunner, type UpdateRe
 import type { ColumnMetadata } from 'typeorm/metadata/ColumnMetadata.js';
 import type { KeyValue } from '../engine/column.js';
 import { KeyturnError } from '../errors.js';
+import { refuseCiphertextConditions } from './ciphertext-conditions.js';
 import { encryptAt, keyOf, placeOf, scopeOf, type RowPlace } from './entity-cells.js';
 import { installationOn, type Installation } from './installation.js';
 import type { EncryptedEntity, EncryptedProperty } from './map-entities.js';
+import { openReturned, refuseNameless } from './returned-values.js';
 import { withTransaction } from './with-transaction.js';
 
 /** Rows that one statement may give values of their own. */
@@ -36,7 +38,15 @@ export class EncryptingUpdateQueryBuilder<Entity extends ObjectLiteral> extends 
   override async execute(): Promise<UpdateResult> {
     const encryption = this.#encryption();
     if (encryption === undefined) return super.execute();
-    const { entity } = encryption;
+    const { entity, installation } = encryption;
+    const { returning, whereEntities } = this.expressionMap;
+    refuseNameless(entity, returning, whereEntities);
+    const result = await this.#execute(entity);
+    await openReturned(installation.keyrings, entity, result.generatedMaps, whereEntities);
+    return result;
+  }
+
+  async #execute(entity: EncryptedEntity): Promise<UpdateResult> {
     const values = super.getValueSet();
     const isSet = (column: ColumnMetadata | undefined): boolean => column?.getEntityValue(values) !== undefined;
     const isMoving = isSet(entity.scopeColumn) || (entity.isRowBound && entity.keyColumns.some(isSet));
@@ -155,6 +165,13 @@ export class EncryptingUpdateQueryBuilder<Entity extends ObjectLiteral> extends 
   }
 
   // The statement
+
+  protected override createWhereExpression(): string {
+    const sql = super.createWhereExpression();
+    const installation = installationOn(this.dataSource);
+    if (installation !== undefined) refuseCiphertextConditions(installation, this.expressionMap.aliases, sql);
+    return sql;
+  }
 
   protected override createUpdateExpression(): string {
     const entity = this.#encryption()?.entity;

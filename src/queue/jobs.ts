@@ -6,7 +6,7 @@ import { openQueue, type BatchJob, type OpenQueue } from './connection.js';
 
 export const batchQueueName = 'keyturn-batches';
 /** Holds one delayed job whose data tells queues apart and whose absence tells of a wipe. */
-const markerQueueName = 'keyturn-marker';
+export const markerQueueName = 'keyturn-marker';
 /** Not `marker`: in Redis a job's key stands beside BullMQ's own, one of which has that name. */
 const markerJobId = 'cluster-marker';
 /** Redis counts jobs of a paused queue as waiting, PostgreSQL as paused. */

@@ -3,7 +3,7 @@
 import { queueUnavailable, type QueueAddress } from './address.js';
 import { openQueue, openWorker } from './connection.js';
 
-const wakeUpQueueName = 'keyturn-wake-ups';
+export const wakeUpQueueName = 'keyturn-wake-ups';
 
 export interface MirroredSchedule {
   readonly id: number;

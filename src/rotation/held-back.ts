@@ -11,6 +11,7 @@ export type HeldReason =
   | 'member' // a live member does not write with the target key yet
   | 'no_worker' // no worker is live
   | 'pace' // the database's health, or that nobody measures it
+  | 'locks' // the application keeps the last rows locked
   | 'trouble' // its step was refused, say because its table changed
   | 'paused' // an operator paused it
   | PauseCause; // Keyturn paused it for that

@@ -53,12 +53,12 @@ export function followUpWindow(liveWorkers: number): number {
   return 8 * dispatchWindow(liveWorkers);
 }
 
-/** Wait before a follow-up visits conflicted cells again: full jitter below 250 ms × 2^depth, at most 30 s. */
-export function followUpDelayMs(depth: number, random: number): number {
-  return Math.round(random * Math.min(30_000, 250 * 2 ** depth));
+/** Wait before a follow-up visits conflicted cells again: full jitter below 250 ms × 2^visits, at most 30 s. */
+export function followUpDelayMs(visits: number, random: number): number {
+  return Math.round(random * Math.min(30_000, 250 * 2 ** visits));
 }
 
-/** A cell that lost this many races in a row is quarantined instead of visited again. */
+/** A cell that lost this many races is quarantined instead of visited again. Finding its row locked is no race. */
 export const maxFollowUps = 20;
 
 function clamp(value: number, low: number, high: number): number {

@@ -26,6 +26,10 @@ export interface TargetColumn {
   readonly maxLength: number | undefined;
   readonly format: string;
   readonly bind: 'row' | 'column';
+  /** Registered over values of another form, and not on its way between two forms yet. */
+  readonly awaitsAdoption?: boolean;
+  /** Taken out again: no part of its target any more, but entities may still name it. */
+  readonly isLeft?: boolean;
 }
 
 export interface Target {

@@ -12,6 +12,13 @@ export interface StoredAuditKey {
   readonly wraps: readonly StoredWrap[];
 }
 
+/** Audit keys count from here on, keys of values below. */
+const firstId = 4_294_963_200;
+
+export function isAuditKeyId(id: number): boolean {
+  return id >= firstId;
+}
+
 /** The newest first. None before the first `init`. */
 export async function listAuditKeys(database: Queryable): Promise<readonly StoredAuditKey[]> {
   const { rows } = await database.query(

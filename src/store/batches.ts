@@ -26,7 +26,10 @@ export interface ClaimedBatch {
   readonly cells: CellList | undefined;
   /** Last key settled; for a list, the number of rows settled as its one part. */
   readonly cursor: RowKey | undefined;
+  /** Races that its rows have lost in a row. */
   readonly depth: number;
+  /** How often its rows were found locked by somebody else. */
+  readonly waits: number;
   readonly attempts: number;
   readonly leaseToken: string;
   readonly run: {
@@ -42,7 +45,7 @@ export interface ClaimedBatch {
   readonly standing: Standing;
 }
 
-const batchColumns = `b.id, b.run_id, b.pass, b.target_id, b.kind, b.after_key, b.upto_key, b.cells, b.cursor_key, b.depth, b.attempts, b.lease_token`;
+const batchColumns = `b.id, b.run_id, b.pass, b.target_id, b.kind, b.after_key, b.upto_key, b.cells, b.cursor_key, b.depth, b.waits, b.attempts, b.lease_token`;
 
 /** Takes a dispatched batch for 15 s; undefined when another generation, another worker or a pause got there first. */
 export async function claimIfDispatched(
@@ -75,6 +78,7 @@ function claimedOf(row: Row): ClaimedBatch {
     cells,
     cursor,
     depth,
+    waits,
     attempts,
     leaseToken,
     runKind,
@@ -100,6 +104,7 @@ function claimedOf(row: Row): ClaimedBatch {
         : { columns: list.columns, rows: list.rows.map(([columns, ...key]) => ({ columns, key })) },
     cursor: (cursor as string[] | null) ?? undefined,
     depth: Number(depth),
+    waits: Number(waits),
     attempts: Number(attempts),
     leaseToken: String(leaseToken),
     run: {
@@ -222,6 +227,7 @@ export interface PlannedBatch {
   readonly cells?: CellList | undefined;
   readonly follows?: number | undefined;
   readonly depth?: number | undefined;
+  readonly waits?: number | undefined;
   readonly attempts?: number | undefined;
   readonly delayMs?: number | undefined;
 }
@@ -232,8 +238,8 @@ export async function insertBatch(client: Queryable, batch: PlannedBatch): Promi
     rows: batch.cells.rows.map(({ columns, key }) => [columns, ...key]),
   };
   await client.query(
-    `INSERT INTO keyturn.batch (run_id, pass, target_id, kind, after_key, upto_key, cells, follows, depth, attempts, not_before)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, clock_timestamp() + make_interval(secs => $11))`,
+    `INSERT INTO keyturn.batch (run_id, pass, target_id, kind, after_key, upto_key, cells, follows, depth, waits, attempts, not_before)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, clock_timestamp() + make_interval(secs => $12))`,
     [
       batch.runId,
       batch.pass,
@@ -244,6 +250,7 @@ export async function insertBatch(client: Queryable, batch: PlannedBatch): Promi
       cells === undefined ? null : JSON.stringify(cells),
       batch.follows ?? null,
       batch.depth ?? 0,
+      batch.waits ?? 0,
       batch.attempts ?? 0,
       (batch.delayMs ?? 0) / 1000,
     ],
@@ -368,6 +375,20 @@ export async function countBatches(database: Queryable, runId: number, pass: num
   );
   const [pending, dispatched, running, done] = (rows[0] ?? []).map(Number);
   return { pending: pending ?? 0, dispatched: dispatched ?? 0, running: running ?? 0, done: done ?? 0 };
+}
+
+/** Rows that somebody else holds locked, where nothing else of the pass is left to do; else undefined. */
+export async function countRowsWaitedFor(
+  database: Queryable,
+  runId: number,
+  pass: number,
+): Promise<number | undefined> {
+  const { rows } = await database.query(
+    `SELECT sum(jsonb_array_length(cells -> 'rows') - coalesce(cursor_key[1]::int, 0)) FROM keyturn.batch
+     WHERE run_id = $1 AND pass = $2 AND state IN ('pending', 'dispatched', 'running') HAVING bool_and(waits > 0)`,
+    [runId, pass],
+  );
+  return rows[0] === undefined ? undefined : Number(rows[0][0]);
 }
 
 /** Ids of the targets that a run has batches for. */

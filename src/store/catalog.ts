@@ -13,6 +13,8 @@ export interface CatalogColumn {
   /** GENERATED ALWAYS AS IDENTITY: only the database can make its values. */
   readonly isAlwaysIdentity: boolean;
   readonly hasDefault: boolean;
+  /** The default takes the next number of a sequence and nothing else. */
+  readonly isNumbered: boolean;
   /** Its collation may call different texts equal. */
   readonly isLooselyCollated: boolean;
 }
@@ -115,8 +117,10 @@ export async function findTable(
 async function listColumns(database: Queryable, oid: number): Promise<readonly CatalogColumn[]> {
   const { rows } = await database.query(
     `SELECT a.attnum, a.attname, format_type(a.atttypid, NULL), a.atttypmod, a.attgenerated <> '', t.typtype = 'd', a.atttypid = 'varchar'::regtype,
-       a.atthasdef AND a.attgenerated = '', NOT coalesce(l.collisdeterministic, true), a.attidentity = 'a'
+       a.atthasdef AND a.attgenerated = '', NOT coalesce(l.collisdeterministic, true), a.attidentity = 'a',
+       coalesce(pg_get_expr(d.adbin, d.adrelid) ~ '^nextval\\(''[^'']+''::regclass\\)$', false)
      FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
+     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`,
     [oid],
   );
@@ -132,6 +136,7 @@ async function listColumns(database: Queryable, oid: number): Promise<readonly C
       hasDefault,
       isLooselyCollated,
       isAlwaysIdentity,
+      isNumbered,
     ]) => ({
       attribute: Number(attribute),
       name: String(name),
@@ -141,6 +146,7 @@ async function listColumns(database: Queryable, oid: number): Promise<readonly C
       isGenerated: isGenerated === true,
       isDomain: isDomain === true,
       isAlwaysIdentity: isAlwaysIdentity === true,
+      isNumbered: isNumbered === true,
       hasDefault: hasDefault === true,
       isLooselyCollated: isLooselyCollated === true,
     }),

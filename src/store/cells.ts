@@ -19,6 +19,12 @@ export interface KeyRange {
 export interface CellStore {
   readRange(client: Queryable, range: KeyRange, limit: number, scope: string | undefined): Promise<readonly CellRow[]>;
   readRows(client: Queryable, keys: readonly RowKey[]): Promise<readonly CellRow[]>;
+  /** The same, of the first rows that together hold `maxBytes`, one at least; `left`: the keys that were not looked at. */
+  readRowsUpTo(
+    client: Queryable,
+    keys: readonly RowKey[],
+    maxBytes: number,
+  ): Promise<{ readonly rows: readonly CellRow[]; readonly left: readonly RowKey[] }>;
   /** Locks rows in key order without waiting; answers which positions were locked. */
   lockUnlessBusy(client: Queryable, replacements: PackedReplacements): Promise<Positions>;
   /**
@@ -63,6 +69,7 @@ export function createCellStore(target: Target): CellStore {
   const keyOrder = keyNames.join(', ');
   const keyCount = target.key.length;
   const scopeText = target.scope === undefined ? 'NULL' : `t.${quoteIdentifier(target.scope.name)}::text`;
+  const columnNames = target.columns.map(({ columnName }) => `t.${quoteIdentifier(columnName)}`);
   const cellExpressions = target.columns.map((column) => cellExpression(column));
   const rowSelect = `SELECT ${keyTexts}, ${scopeText}, ${target.columns.map((column, at) => (column.sqlType === 'bytea' ? `encode(${cellExpressions[at]}, 'hex')` : cellExpressions[at])).join(', ')}`;
 
@@ -123,6 +130,23 @@ export function createCellStore(target: Target): CellStore {
         keyArrays(keys),
       );
       return rows.map(rowOf);
+    },
+    async readRowsUpTo(client, keys, maxBytes) {
+      // Lengths are known without reading what lies out of line; a document's is its length as stored.
+      const sizes = target.columns.map(({ sqlType }, at) =>
+        sqlType === 'jsonb' ? `pg_column_size(${columnNames[at]})` : `octet_length(${columnNames[at]})`,
+      );
+      const bytes = sizes.map((size) => `coalesce(${size}, 0)`).join(' + ');
+      const sized = `SELECT u.*, sum(${bytes}) OVER (ORDER BY u.i) - (${bytes}) AS before FROM ${keysJoin('u')} JOIN ${table} t ON ${joinOnKey}`;
+      const { rows } = await client.query(
+        `${rowSelect}, u.i FROM (${sized}) u JOIN ${table} t ON ${joinOnKey} WHERE u.before < $${keyCount + 1} ORDER BY u.i`,
+        [...keyArrays(keys), maxBytes],
+      );
+      const last = rows.at(-1)?.at(-1);
+      return {
+        rows: rows.map((row) => rowOf(row.slice(0, -1))),
+        left: last === undefined ? [] : keys.slice(Number(last)),
+      };
     },
     async lockUnlessBusy(client, { keys, rows: wanted }) {
       const locking = `SELECT u.i FROM ${keysJoin('u')} JOIN ${table} t ON ${joinOnKey} ORDER BY ${keyOrder} FOR NO KEY UPDATE OF t SKIP LOCKED`;

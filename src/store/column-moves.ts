@@ -20,7 +20,7 @@ export async function setMove(
   reason: string | undefined,
 ): Promise<number> {
   await client.query(
-    'UPDATE keyturn.target_column SET move = $2, foreign_format = $3, foreign_secret_uri = $4 WHERE id = $1',
+    'UPDATE keyturn.target_column SET move = $2, foreign_format = $3, foreign_secret_uri = $4, awaits_adoption = false WHERE id = $1',
     [column.id, setting.move, setting.format, setting.secretUri ?? null],
   );
   const generation = await bumpGeneration(client, keyring);

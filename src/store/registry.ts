@@ -6,7 +6,8 @@ import { writeAudit } from './audit.js';
 import type { CatalogTable } from './catalog.js';
 import type { Queryable } from './database.js';
 
-const targetSelect = `
+/** `columns`: which of target_column `e`, as a condition. */
+const targetSelect = (columns: string): string => `
   SELECT t.id, t.keyring_id, r.name, t.table_oid, coalesce(n.nspname, t.schema_name), coalesce(c.relname, t.table_name), c.oid IS NOT NULL,
     (SELECT jsonb_agg(jsonb_build_object('name', a.attname, 'type', format_type(a.atttypid, NULL)) ORDER BY k.position)
        FROM unnest(t.key_attributes) WITH ORDINALITY AS k(attribute, position)
@@ -15,10 +16,10 @@ const targetSelect = `
        FROM pg_attribute a WHERE a.attrelid = t.table_oid AND a.attnum = t.scope_attribute AND NOT a.attisdropped),
     (SELECT jsonb_agg(jsonb_build_object('id', e.id, 'name', e.name, 'columnName', coalesce(a.attname, e.column_name), 'path', e.path,
         'type', format_type(a.atttypid, NULL), 'maxLength', CASE WHEN a.atttypid = 'varchar'::regtype AND a.atttypmod > 4 THEN a.atttypmod - 4 END,
-        'format', e.format, 'bind', e.bind) ORDER BY e.attribute, e.name)
+        'format', e.format, 'bind', e.bind, 'awaitsAdoption', e.awaits_adoption, 'isLeft', e.left_at IS NOT NULL) ORDER BY e.attribute, e.name)
        FROM keyturn.target_column e
        LEFT JOIN pg_attribute a ON a.attrelid = t.table_oid AND a.attnum = e.attribute AND NOT a.attisdropped
-       WHERE e.target_id = t.id AND e.left_at IS NULL),
+       WHERE e.target_id = t.id AND ${columns}),
     t.key_tags
   FROM keyturn.target t
   JOIN keyturn.keyring r ON r.id = t.keyring_id
@@ -34,7 +35,14 @@ interface ColumnJson {
   maxLength: number | null;
   format: string;
   bind: 'row' | 'column';
+  awaitsAdoption: boolean;
+  isLeft: boolean;
 }
+
+const isRegistered = 'e.left_at IS NULL';
+/** Left, not registered anew since, and still of a type that may hold values of ours. */
+const isStillThere = `e.left_at IS NOT NULL AND format_type(a.atttypid, NULL) IN ('text', 'character varying', 'bytea')
+  AND NOT EXISTS (SELECT FROM keyturn.target_column o WHERE o.target_id = e.target_id AND o.attribute = e.attribute AND (o.left_at IS NULL OR o.left_at > e.left_at))`;
 
 /** The table is there, and a column of it has not been left. */
 const isPresent = `c.oid IS NOT NULL AND EXISTS (SELECT FROM keyturn.target_column e WHERE e.target_id = t.id AND e.left_at IS NULL)`;
@@ -45,15 +53,32 @@ const isPresent = `c.oid IS NOT NULL AND EXISTS (SELECT FROM keyturn.target_colu
  */
 export async function listTargets(database: Queryable, keyringId?: string): Promise<readonly Target[]> {
   const { rows } = await database.query(
-    `${targetSelect} WHERE ${isPresent} AND ($1::uuid IS NULL OR t.keyring_id = $1) ORDER BY 5, 6`,
+    `${targetSelect(isRegistered)} WHERE ${isPresent} AND ($1::uuid IS NULL OR t.keyring_id = $1) ORDER BY 5, 6`,
     [keyringId ?? null],
   );
   return rows.map(targetOf);
 }
 
+/** With the columns that were left, and the targets of which nothing else remains: what entities of an application may name. */
+export async function listTargetsOfEntities(database: Queryable): Promise<readonly Target[]> {
+  const { rows } = await database.query(
+    `${targetSelect(`(${isRegistered} OR (${isStillThere}))`)} WHERE c.oid IS NOT NULL ORDER BY 5, 6`,
+  );
+  return rows.flatMap((row) => {
+    const columns = (row[9] as ColumnJson[] | null) ?? [];
+    if (columns.some(({ isLeft }) => !isLeft)) return [targetOf(row)];
+    try {
+      return columns.length === 0 ? [] : [targetOf(row)];
+    } catch {
+      // Nothing is bound to what such a table has lost.
+      return [];
+    }
+  });
+}
+
 /** Throws TARGET_NOT_FOUND. */
 export async function getTarget(database: Queryable, id: string): Promise<Target> {
-  const { rows } = await database.query(`${targetSelect} WHERE t.id = $1 AND ${isPresent}`, [id]);
+  const { rows } = await database.query(`${targetSelect(isRegistered)} WHERE t.id = $1 AND ${isPresent}`, [id]);
   if (rows[0] === undefined)
     throw new KeyturnError(
       'TARGET_NOT_FOUND',
@@ -132,6 +157,8 @@ function columnOf(title: string, column: ColumnJson): TargetColumn {
     maxLength: column.maxLength ?? undefined,
     format: column.format,
     bind: column.bind,
+    ...(column.awaitsAdoption ? { awaitsAdoption: true } : {}),
+    ...(column.isLeft ? { isLeft: true } : {}),
   };
 }
 
@@ -158,13 +185,14 @@ export interface RegisteredColumn {
   readonly path: readonly string[] | undefined;
   readonly format: string;
   readonly bind: 'row' | 'column';
+  readonly awaitsAdoption: boolean;
 }
 
 /** The registry's own rows, as last written: what `init` compares the file and the catalogue with. */
 export async function listRegistered(database: Queryable): Promise<readonly RegisteredTarget[]> {
   const { rows } = await database.query(
     `SELECT t.id, t.keyring_id, t.table_oid, t.schema_name, t.table_name, t.key_attributes, t.key_names, t.key_tags, t.scope_attribute, t.scope_name,
-       coalesce((SELECT jsonb_agg(jsonb_build_object('id', e.id, 'name', e.name, 'attribute', e.attribute, 'columnName', e.column_name, 'path', e.path, 'format', e.format, 'bind', e.bind) ORDER BY e.attribute, e.name)
+       coalesce((SELECT jsonb_agg(jsonb_build_object('id', e.id, 'name', e.name, 'attribute', e.attribute, 'columnName', e.column_name, 'path', e.path, 'format', e.format, 'bind', e.bind, 'awaitsAdoption', e.awaits_adoption) ORDER BY e.attribute, e.name)
          FROM keyturn.target_column e WHERE e.target_id = t.id AND e.left_at IS NULL), '[]')
      FROM keyturn.target t ORDER BY t.schema_name, t.table_name`,
   );
@@ -281,7 +309,7 @@ export async function insertColumn(
   reason: string | undefined,
 ): Promise<void> {
   await client.query(
-    'INSERT INTO keyturn.target_column (id, target_id, name, attribute, column_name, path, format, bind) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)',
+    'INSERT INTO keyturn.target_column (id, target_id, name, attribute, column_name, path, format, bind, awaits_adoption) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)',
     [
       column.id,
       target.id,
@@ -291,14 +319,25 @@ export async function insertColumn(
       column.path ?? null,
       column.format,
       column.bind,
+      column.awaitsAdoption,
     ],
   );
   await writeAudit(client, {
     action: 'target.column',
     object: `column ${target.schema}.${target.table}.${column.name}`,
     reason,
-    after: { id: column.id, format: column.format, bind: column.bind },
+    after: {
+      id: column.id,
+      format: column.format,
+      bind: column.bind,
+      ...(column.awaitsAdoption ? { awaitsAdoption: true } : {}),
+    },
   });
+}
+
+/** Its values turned out to be envelopes all the same. */
+export async function endAwaiting(client: Queryable, column: RegisteredColumn): Promise<void> {
+  await client.query('UPDATE keyturn.target_column SET awaits_adoption = false WHERE id = $1', [column.id]);
 }
 
 /** Where a target is now, as the catalogue says. */

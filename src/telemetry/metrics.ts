@@ -148,7 +148,7 @@ export const metricTable = {
     type: 'gauge',
     by: 'leader',
     labels: [...run, 'reason'],
-    help: 'Always 1; says what holds an unfinished run back: hours, emergency, member, no_worker, pace, trouble, paused, or the code of what Keyturn paused it for.',
+    help: 'Always 1; says what holds an unfinished run back: hours, emergency, member, no_worker, pace, locks, trouble, paused, or the code of what Keyturn paused it for.',
   },
   keyturn_batches: {
     type: 'gauge',

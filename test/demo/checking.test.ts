@@ -88,6 +88,13 @@ test('I2 a value moved to another row counts as a mismatch that does not decrypt
   });
 });
 
+test('a deleted row is not looked for, and one that is there all the same counts as lost', async () => {
+  appendFileSync(log, '4 deleted\n');
+  expect(await check(app, range, log)).toMatchObject({ checked: cells - columnNames.length, mismatches: 0, lost: 1 });
+  await app.pool.query('DELETE FROM customer WHERE id = 4');
+  expect(await check(app, range, log)).toMatchObject({ checked: cells - columnNames.length, mismatches: 0, lost: 0 });
+});
+
 test('a row that is gone is a cell that was not checked', async () => {
   await app.pool.query('DELETE FROM customer WHERE id = 4');
   expect(await check(app, range, log)).toMatchObject({ checked: cells - columnNames.length, mismatches: 0 });

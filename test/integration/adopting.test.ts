@@ -1,10 +1,14 @@
 // A column that comes from plaintext and goes to it, online: both forms are read meanwhile, one alone afterwards. What
-// cannot work is refused before it begins. Every other format: test/chaos/moving-every-format.test.ts.
+// cannot work is refused before it begins. Every other format: moving-formats.test.ts, and test/chaos at length.
+import { Column, Entity, In, PrimaryColumn } from 'typeorm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openControl } from '../../src/app.js';
+import { examineEverything } from '../../src/control/doctor.js';
+import { init } from '../../src/control/init.js';
 import { prepareMove, type MoveRequest } from '../../src/control/adopt.js';
 import { rebindValues } from '../../src/control/rebind.js';
 import { writeVerificationSql } from '../../src/control/verification-sql.js';
+import { Encrypted } from '../../src/orm/index.js';
 import { listTargetListings, takeCensus } from '../../src/control/targets.js';
 import { runCapturedWith, type runCaptured } from '../cli/captured.js';
 import {
@@ -19,11 +23,39 @@ import {
   type MovingShop,
 } from '../support/moving-shop.js';
 
+@Entity('person')
+class PlainPerson {
+  @PrimaryColumn({ type: 'bigint' })
+  id!: string;
+
+  @Column({ type: 'text' })
+  plain!: string;
+}
+
+@Entity('person')
+class EncryptedPerson {
+  @PrimaryColumn({ type: 'bigint' })
+  id!: string;
+
+  @Encrypted({ type: 'string' })
+  plain!: string;
+}
+
+type Person = PlainPerson | EncryptedPerson;
+
 let moving: MovingShop;
 beforeAll(async () => {
   moving = await openMovingShop();
 });
 afterAll(() => moving.close());
+
+/** What an application with this entity reads after a restart, in the order of ids. */
+async function readPeople(entity: new () => Person): Promise<string[]> {
+  const people = await moving.restarted([entity], (dataSource) =>
+    dataSource.manager.find<Person>(entity, { order: { id: 'ASC' } }),
+  );
+  return people.map(({ plain }) => plain);
+}
 
 const imageOf = (table: string): Promise<Record<string, unknown>[]> =>
   moving.shop.query(`SELECT md5(string_agg(p::text, '|' ORDER BY id)) FROM ${table} p`);
@@ -33,6 +65,13 @@ describe('adopting', () => {
     const wanted = request('person.plain', 'plaintext');
     const column = moving.app.column('person', 'plain');
     await expect(column.decrypt({ pk: 1 }, 'value 1 ü')).rejects.toThrow(refusal('DECRYPT_FAILED'));
+    expect(await readPeople(PlainPerson)).toEqual(everyValue);
+    await expect(moving.shop.order({ target: 'person' })).rejects.toThrow(
+      refusal(
+        'PREFLIGHT_REFUSED',
+        /person.plain: it holds values of another form .*adopt --target public.person --column plain/,
+      ),
+    );
     expect(await prepareMove(moving.context, wanted)).toMatchObject({ move: 'adopting', is_new: true });
     expect(await prepareMove(moving.context, wanted)).toMatchObject({ is_new: false });
     expect(await column.decrypt({ pk: 1 }, 'value 1 ü')).toEqual({
@@ -50,7 +89,23 @@ describe('adopting', () => {
     expect(await takeCensus(moving.context, 'person')).toMatchObject([{ key: 'none of ours: plaintext', cells: rows }]);
     await expect(moving.finalize('person.plain')).rejects.toThrow(refusal('COLUMN_MOVE_REFUSED', /60 of 60 cells/));
 
-    expect(await moving.move(wanted)).toMatchObject({ state: 'succeeded', fields_reencrypted: rows, failures: [] });
+    // An unchanged entity is not written; what was read in the old form is moved soon after.
+    await moving.restarted([EncryptedPerson], async ({ manager }) => {
+      const [one] = await manager.findBy(EncryptedPerson, { id: In([1, 2]) });
+      if (one !== undefined) await manager.save(one);
+      expect(await imageOf('person')).toEqual(before);
+      expect(one).toMatchObject({ plain: valueOf(1) });
+    });
+    const moved = `SELECT id::int FROM person WHERE plain LIKE 'kt1.%' ORDER BY id`;
+    expect(await moving.shop.query(moved)).toEqual([{ id: 1 }, { id: 2 }]);
+    for (const entity of [PlainPerson, EncryptedPerson]) {
+      expect(await readPeople(entity)).toEqual(everyValue);
+      await moving.shop.query('UPDATE person SET plain = $1 WHERE id = 7', [valueOf(7)]);
+    }
+
+    const report = await moving.move(wanted);
+    expect(report).toMatchObject({ state: 'succeeded', fields_stale: 0, fields_examined: rows, failures: [] });
+    expect(report.fields_reencrypted).toBeGreaterThanOrEqual(1);
     expect(await moving.readAll('person.plain')).toEqual(everyValue);
     await moving.shop.query('UPDATE person SET plain = $1 WHERE id = 5', ['written by an old version']);
     expect((await moving.readAll('person.plain'))[4]).toBe('written by an old version');
@@ -62,6 +117,8 @@ describe('adopting', () => {
     // Once every member holds a later change, it holds this one.
     await prepareMove(moving.context, request('diary.note', 'plaintext'));
     await expect(column.decrypt({ pk: 1 }, 'value 1 ü')).rejects.toThrow(refusal('DECRYPT_FAILED'));
+    expect(await readPeople(EncryptedPerson)).toEqual(everyValue);
+    await expect(readPeople(PlainPerson)).rejects.toThrow(refusal('TARGET_INVALID', /is a plain @Column\(\)/));
     const recorded = await moving.shop.query(
       `SELECT action FROM keyturn.audit WHERE object = 'column public.person.plain' ORDER BY id`,
     );
@@ -138,6 +195,45 @@ describe('adopting', () => {
   });
 });
 
+test('init tells columns that wait to be adopted from those that need it not, and looks again the next time', async () => {
+  const { shop } = moving;
+  await shop.query('CREATE TABLE late (id bigint PRIMARY KEY, empty text, old text, papers jsonb)');
+  await shop.query(`INSERT INTO late VALUES (1, NULL, 'plain', '{"pass": "kt1.AAAA"}')`);
+  const control = openControl({
+    environment: shop.environment(),
+    file: {
+      keyrings: { people: { root: 'env:KEYTURN_ROOT_KEY' } },
+      targets: [
+        {
+          table: 'late',
+          keyring: 'people',
+          columns: { empty: {}, old: {}, papers: { paths: { pass: ['pass'], other: ['other'] } } },
+        },
+      ],
+    },
+  });
+  const awaiting = async (): Promise<unknown[]> => {
+    await init(control.context);
+    const found = await shop.query(
+      `SELECT c.name FROM keyturn.target_column c JOIN keyturn.target t ON t.id = c.target_id
+       WHERE t.table_name = 'late' AND c.awaits_adoption`,
+    );
+    return found.map(({ name }) => name);
+  };
+  expect(await awaiting()).toEqual(['old']);
+  const waiting = (await examineEverything(moving.context)).filter(({ check }) => check === 'adoption');
+  expect(waiting).toMatchObject([
+    {
+      level: 'refuse',
+      subject: 'public.late.old',
+      remedy: expect.stringContaining('--from FORMAT --prepare') as unknown,
+    },
+  ]);
+  await shop.query(`UPDATE late SET old = 'kt1.BBBB'`);
+  expect(await awaiting()).toEqual([]);
+  await control.close();
+});
+
 describe('the command', () => {
   const run = (...args: string[]): ReturnType<typeof runCaptured> =>
     runCapturedWith({ environment: moving.shop.environment(), openControl }, 'adopt', '--target', 'badge', ...args);
@@ -184,12 +280,14 @@ describe('leaving', () => {
     expect(await opened.encrypt({ pk: 1 }, valueOf(1))).not.toMatch(/^kt1\./);
     expect(await moving.readAll(place)).toEqual(everyValue);
     await expect(moving.finalize(place)).rejects.toThrow(refusal('COLUMN_MOVE_REFUSED', /60 of 60/));
-    expect(await moving.move(wanted)).toMatchObject({
-      state: 'succeeded',
-      fields_stale: 0,
-      failures: [],
-      rows_updated: rows,
+    expect(await readPeople(PlainPerson)).toEqual(everyValue);
+    await moving.restarted([PlainPerson], async ({ manager }) => {
+      const one = await manager.findOneByOrFail(PlainPerson, { id: '4' });
+      await manager.save(Object.assign(one, { plain: 'changed' }));
     });
+    await moving.shop.query('UPDATE person SET plain = $1 WHERE id = 4 AND plain = $2', [valueOf(4), 'changed']);
+    expect(await readPeople(EncryptedPerson)).toEqual(everyValue);
+    expect(await moving.move(wanted)).toMatchObject({ state: 'succeeded', fields_stale: 0, failures: [] });
     expect(await envelopes()).toEqual([{ envelopes: 0 }]);
     const [statement] = await writeVerificationSql(moving.context, { keyring: undefined, target: table });
     expect(statement?.key).toBe('plaintext');
@@ -198,6 +296,7 @@ describe('leaving', () => {
     expect(await moving.finalize(place)).toMatchObject({ state: 'left', cells: rows });
     const listed = (await listTargetListings(moving.context)).flatMap((one) => one.columns.map(({ name }) => name));
     expect(listed).not.toContain(column);
+    for (const entity of [EncryptedPerson, PlainPerson]) expect(await readPeople(entity)).toEqual(everyValue);
     // An application that runs on goes on in the form that the column has now.
     expect(await opened.encrypt({ pk: 1 }, valueOf(1))).not.toMatch(/^kt1\./);
   });

@@ -243,6 +243,14 @@ describe('a value that does not decrypt', () => {
       code: 'KEY_NOT_HELD',
       details: { property: 'Buyer.email', keyId: '99' },
     });
+    // The right id over another key's check: no key is tried that is not the one.
+    envelope.writeUInt32BE(1, 4);
+    envelope.writeUInt32BE((envelope.readUInt32BE(8) ^ 1) >>> 0, 8);
+    await shop.query('UPDATE buyer SET email = $2 WHERE id = $1', [id, `kt1.${envelope.toString('base64url')}`]);
+    expect(await errorOf(() => manager.findOneByOrFail(Buyer, { id }))).toMatchObject({
+      code: 'DECRYPT_FAILED',
+      details: { property: 'Buyer.email', keyId: '1' },
+    });
     const wrong = openKeyturn({
       config: ormConfig,
       environment: { ...shop.environment(), KEYTURN_ROOT_KEY: randomBytes(32).toString('hex') },

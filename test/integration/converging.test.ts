@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { openControl, openKeyturn } from '../../src/app.js';
 import type { ControlContext } from '../../src/control/context.js';
 import { activate, listKeys, retire, restore, rotateKey, stageKey, type KeyListing } from '../../src/control/keys.js';
+import { rotateAndReencrypt } from '../../src/control/rotate-and-reencrypt.js';
 import { pauseRun, resumeRun } from '../../src/control/steer-runs.js';
 import { readStatus } from '../../src/control/status.js';
 import { Secret } from '../../src/crypto/secret.js';
@@ -32,6 +33,10 @@ async function keysOf(shop: Shop): Promise<readonly KeyListing[]> {
 
 async function statesOf(shop: Shop): Promise<Record<string, string>> {
   return Object.fromEntries((await keysOf(shop)).map(({ version, state }) => [`v${version}`, state]));
+}
+
+async function noSupply(): Promise<void> {
+  return undefined;
 }
 
 async function recordOf(shop: Shop): Promise<string[]> {
@@ -207,6 +212,46 @@ describe('one key at a time', () => {
     });
     expect(await statesOf(shop)).toEqual({ v1: 'decrypt_only', v2: 'decrypt_only', v3: 'active', v4: 'staged' });
   });
+
+  for (const { when, isAhead } of [
+    { when: 'side by side', isAhead: false },
+    { when: 'the one far ahead of the other', isAhead: true },
+  ]) {
+    test(`I5 of two commands that find a rotation due at the same time one makes it and both go on with one run: ${when}`, async () => {
+      await shop.query(`UPDATE keyturn.data_key SET activated_at = clock_timestamp() - interval '2 days'`);
+      // Root keys are asked for when it is decided and nothing is done yet.
+      const arrivals: (() => void)[] = [];
+      const rotate = (reason: string): ReturnType<typeof rotateAndReencrypt> =>
+        rotateAndReencrypt(
+          {
+            ...shop.control.context,
+            async openRoots(uris, cluster) {
+              if (arrivals.length < 2) await new Promise<void>((resolve) => arrivals.push(resolve));
+              return shop.control.context.openRoots(uris, cluster);
+            },
+          },
+          {
+            keyring: undefined,
+            ifOlderThanMs: 86_400_000,
+            reason,
+            acceptFailures: false,
+            supply: { require: noSupply, start: noSupply },
+          },
+        );
+      const both = [rotate('one'), rotate('other')];
+      await until(async () => arrivals.length === 2, { what: 'both to find the rotation due', deadlineMs: 10_000 });
+      arrivals[0]?.();
+      if (isAhead) await Promise.race(both);
+      arrivals[1]?.();
+      const [one, other] = await Promise.all(both);
+      expect([one?.key.version, other?.key.version]).toEqual([2, 2]);
+      expect([one?.isNew, other?.isNew].filter(Boolean)).toHaveLength(1);
+      expect(one?.report.run_id).toBe(other?.report.run_id);
+      expect(await shop.query('SELECT id FROM keyturn.run')).toHaveLength(1);
+      expect(await statesOf(shop)).toEqual({ v1: 'decrypt_only', v2: 'active', v3: 'staged' });
+      expect((await recordOf(shop)).filter((what) => what.startsWith('key.order'))).toEqual(['key.order key 2']);
+    });
+  }
 
   test('activations at once, of the staged key and of earlier ones, end with one active key and one record for each move', async () => {
     await shop.rotate();

@@ -1,5 +1,6 @@
 // target discover on a real database: it finds what is encrypted, registered or not, and shows no value.
 import { createCipheriv, randomBytes } from 'node:crypto';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import { discoverTargets } from '../../src/control/discover.js';
@@ -72,6 +73,26 @@ test('it proposes registered columns as they are, strays beside them, and foreig
   });
   expect(report.config).toContain('needs a primary key');
   expect(report.config).toContain('AES-CBC, as typeorm-encrypted writes it');
+});
+
+test('what the entities of an application encrypt is listed with what is found, without connecting their data source', async () => {
+  const { context } = shop.control;
+  const entities = join(import.meta.dirname, '../support/entities/data-source.ts');
+  const { config } = await discoverTargets(context, entities);
+  const { targets } = parse(config) as { targets: { table: string; columns: Record<string, unknown> }[] };
+  const columnsOf = (table: string): unknown => targets.find((target) => target.table === table)?.columns;
+  expect(columnsOf('public.customer')).toMatchObject({ email: {}, phone: {}, nickname: {}, profile: { paths: {} } });
+  expect(columnsOf('public.legacy')).toEqual({ secret: { bind: 'column' } });
+  expect(config).toMatch(/secret: \{ bind: column \} {2}# a guess: AES-CBC/);
+  expect(columnsOf('public.fresh')).toEqual({ note: {} });
+  for (const [path, words] of [
+    ['./no-such-module.js', /cannot be read: \w/],
+    [join(import.meta.dirname, '../support/formats/rot47.mjs'), /exports no TypeORM DataSource/],
+  ] as const)
+    await expect(discoverTargets(context, path)).rejects.toMatchObject({
+      code: 'CONFIG_INVALID',
+      message: expect.stringMatching(words) as unknown,
+    });
 });
 
 test('I7 it shows no value, and it writes nothing', async () => {

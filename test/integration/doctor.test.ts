@@ -89,6 +89,17 @@ const shapes: readonly Shape[] = [
     found: [['warn', 'primary key', /only the database can make its numbers/, /BY DEFAULT, or bind: column/]],
   },
   {
+    what: 'a primary key whose default cannot be fetched beforehand',
+    table: 'made_up',
+    ddl: [
+      `CREATE SEQUENCE made_up_numbers`,
+      `CREATE TABLE made_up (id text DEFAULT 'C' || nextval('made_up_numbers'), part int DEFAULT nextval('made_up_numbers'), other uuid DEFAULT gen_random_uuid(), email text, PRIMARY KEY (id, part, other))`,
+    ],
+    found: [
+      ['warn', 'primary key', /its default is an expression that only the database can work out/, /or bind: column/],
+    ],
+  },
+  {
     what: 'primary keys of types without one text form',
     table: 'odd_keys',
     ddl: [

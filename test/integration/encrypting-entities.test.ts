@@ -1,19 +1,23 @@
 // Entities with encrypted properties through every path of TypeORM: written as envelopes, read as what they were.
 import { randomUUID } from 'node:crypto';
+import { Readable } from 'node:stream';
 import { IsNull, Like, Not } from 'typeorm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Keyturn } from '../../src/app.js';
 import {
   Buyer,
+  Depot,
   Document,
   Gift,
   Invoice,
+  Locker,
   openOrmShop,
   ormConfig,
   ormTables,
   Passport,
   Purchase,
   Seat,
+  Tenant,
   VoucherSchema,
   type OrmShop,
 } from '../support/orm-shop.js';
@@ -123,6 +127,17 @@ describe('writing', () => {
     expect(saved.email).toBe('new@example.com');
     const found = await orm.dataSource.manager.findOneByOrFail(Buyer, { id: saved.id });
     expect(found).toMatchObject({ ...full, email: 'new@example.com', address: { street: null, city: 'London' } });
+  });
+
+  test('preload merges into the stored values, and only what differs is written', async () => {
+    const { manager } = orm.dataSource;
+    const { id } = await manager.save(buyer(full));
+    const before = await storedOf('buyer', `id = ${id}`);
+    const loaded = await manager.preload(Buyer, { id, email: 'preloaded' });
+    expect(loaded).toMatchObject({ ...full, email: 'preloaded' });
+    await manager.save(loaded as Buyer);
+    expect(await storedOf('buyer', `id = ${id}`)).toMatchObject({ photo: before['photo'], tag: before['tag'] });
+    expect(await manager.findOneByOrFail(Buyer, { id })).toMatchObject({ ...full, email: 'preloaded' });
   });
 
   test('insert takes the next number of a sequence, also for many rows and for listeners switched off', async () => {
@@ -276,6 +291,109 @@ describe('writing', () => {
     expect(await manager.findOneByOrFail(Seat, seat)).toMatchObject({ tenant: 1, guest: 'uno' });
   });
 
+  test('I8 RETURNING brings plaintexts into entities and generated maps, and a save after it keeps them', async () => {
+    const { manager } = orm.dataSource;
+    const made = buyer({ email: 'returned', profile: { a: 1 }, address: { street: 'S', city: 'C' } });
+    const inserted = await manager.createQueryBuilder().insert().into(Buyer).values(made).returning('*').execute();
+    expect(made).toMatchObject({ email: 'returned', profile: { a: 1 }, address: { street: 'S', city: 'C' } });
+    expect(inserted.generatedMaps).toMatchObject([{ id: made.id, email: 'returned', address: { street: 'S' } }]);
+    expect(inserted.raw).toMatchObject([{ email: expect.stringMatching(/^kt1\./) as unknown }]);
+    await manager.save(made);
+    const update = (returning: string[]): Promise<unknown> =>
+      manager
+        .createQueryBuilder()
+        .update(Buyer)
+        .set({ email: 'updated' })
+        .whereEntity(made)
+        .returning(returning)
+        .execute();
+    expect(await update(['email', 'profile'])).toMatchObject({ generatedMaps: [{ email: 'updated' }] });
+    expect(made).toMatchObject({ email: 'updated', profile: { a: 1 } });
+    await manager.save(made);
+    expect(await manager.findOneByOrFail(Buyer, { id: made.id })).toMatchObject({ email: 'updated' });
+    const seat = manager.create(Seat, { day: randomUUID(), number: 4, tenant: 3, guest: 'Ada' });
+    await manager.createQueryBuilder().insert().into(Seat).values(seat).returning(['guest']).execute();
+    expect(seat.guest).toBe('Ada');
+  });
+
+  test('RETURNING of several entities must say which value is whose', async () => {
+    const { manager } = orm.dataSource;
+    const two = await manager.save([buyer({ email: 'r1' }), buyer({ email: 'r2' })]);
+    const update = (returning: string | string[]): Promise<unknown> =>
+      manager.createQueryBuilder().update(Buyer).set({ tag: 'both' }).whereEntity(two).returning(returning).execute();
+    await manager.createQueryBuilder().update(Buyer).set({ tag: 'neither' }).whereEntity(two).execute();
+    expect(await errorOf(() => update(['email']))).toMatchObject({
+      code: 'VALUE_INVALID',
+      message: expect.stringContaining('return id too'),
+    });
+    await update('*');
+    for (const { id, login, email, tag } of two) {
+      expect(tag).toBe('both');
+      expect(await manager.findOneByOrFail(Buyer, { id })).toMatchObject({ login, email, tag });
+    }
+  });
+
+  test('I8 an envelope in place of a plaintext is refused, so that it is not encrypted again', async () => {
+    const { manager } = orm.dataSource;
+    const saved = await manager.save(buyer({ email: 'once', photo: Buffer.from('p') }));
+    const stored = await storedOf('buyer', `id = ${saved.id}`);
+    for (const values of [{ email: String(stored['email']) }, { photo: stored['photo'] as Buffer }])
+      expect(await errorOf(() => manager.update(Buyer, saved.id, values))).toMatchObject({
+        code: 'VALUE_INVALID',
+        message: expect.stringContaining('was given an envelope in place of its plaintext'),
+      });
+    await manager.update(Buyer, saved.id, { email: 'kt1.AAAA is a text like any other' });
+    expect(await manager.findOneByOrFail(Buyer, { id: saved.id })).toMatchObject({
+      email: 'kt1.AAAA is a text like any other',
+    });
+  });
+
+  test('an upsert whose own condition leaves a row alone is none that meets another’s row', async () => {
+    const { manager } = orm.dataSource;
+    const there = await manager.save(buyer({ email: 'there', tag: 'kept' }));
+    const same = { login: there.login, version: 1 };
+    await manager.upsert(Buyer, same, { conflictPaths: ['login'], skipUpdateIfNoValuesChanged: true });
+    const upsert = (values: Partial<Buyer>, condition: string): Promise<unknown> =>
+      manager
+        .createQueryBuilder()
+        .insert()
+        .into(Buyer)
+        .values(values)
+        .orUpdate(['email'], ['login'], { overwriteCondition: { where: condition } })
+        .execute();
+    await upsert({ ...same, email: 'not now' }, 'buyer.version > 5');
+    expect(await manager.findOneByOrFail(Buyer, { id: there.id })).toMatchObject({ email: 'there' });
+    await upsert({ ...same, email: 'now' }, 'buyer.version < 5');
+    expect(await manager.findOneByOrFail(Buyer, { id: there.id })).toMatchObject({ email: 'now' });
+    expect(await errorOf(() => upsert({ ...same, id: '777778', email: 'moved' }, 'buyer.version > 5'))).toMatchObject({
+      code: 'VALUE_INVALID',
+      message: expect.stringContaining('another key or tenant'),
+    });
+    const seat = { day: randomUUID(), number: 8, tenant: 1, phone: '1' };
+    await manager.insert(Seat, seat);
+    await manager.upsert(
+      Seat,
+      { day: seat.day, number: 8, tenant: 1 },
+      {
+        conflictPaths: ['day', 'number'],
+        skipUpdateIfNoValuesChanged: true,
+      },
+    );
+    expect(await manager.findOneByOrFail(Seat, { day: seat.day, number: 8 })).toMatchObject({ tenant: 1, phone: '1' });
+  });
+
+  test('a key comes from the sequence that is its column’s default, owned or not', async () => {
+    const { manager } = orm.dataSource;
+    await shop.query('SELECT setval($1, 700)', ['shared_numbers']);
+    const depot = manager.create(Depot, { home: { street: 'h', city: null }, work: { street: 'w', city: null } });
+    await manager.save(depot);
+    expect(depot.id).toBe('701');
+    expect(await manager.findOneByOrFail(Depot, { id: '701' })).toMatchObject({
+      home: { street: 'h' },
+      work: { street: 'w' },
+    });
+  });
+
   test('a failed transaction leaves neither rows nor a changed entity', async () => {
     const made = buyer({ email: 'undone' });
     await errorOf(() =>
@@ -330,6 +448,36 @@ describe('tenants and composite keys', () => {
     await manager.update(Seat, key, { tenant: 1 });
     await manager.update(Seat, key, { tenant: 2, guest: 'Ada', phone: '2' });
     expect(await manager.findOneByOrFail(Seat, key)).toMatchObject({ tenant: 2, guest: 'Ada', phone: '2' });
+  });
+
+  test('I2 a tenant that is a relation is bound like any other, and relation() cannot change it alone', async () => {
+    const { manager } = orm.dataSource;
+    const [one, two] = await manager.save([manager.create(Tenant, { id: 1 }), manager.create(Tenant, { id: 2 })]);
+    const related = { code: 'L 1', tenant: one as Tenant, pin: '1234' };
+    await manager.save(manager.create(Locker, related));
+    await manager.save(manager.create(Locker, { code: 'L 2', tenantId: 2, pin: '5678' }));
+    expect(await manager.findOneOrFail(Locker, { where: { code: 'L 1' }, relations: { tenant: true } })).toMatchObject({
+      pin: '1234',
+      tenant: { id: 1 },
+    });
+    for (const tenant of [2, two])
+      expect(
+        await errorOf(() => manager.createQueryBuilder().relation(Locker, 'tenant').of('L 1').set(tenant)),
+      ).toMatchObject({ code: 'VALUE_INVALID', message: expect.stringContaining('Locker.pin unreadable') });
+    await manager.createQueryBuilder().relation(Locker, 'tenant').of('L 1').set(1);
+    expect(await manager.findOneByOrFail(Locker, { code: 'L 1' })).toMatchObject({ tenantId: 1, pin: '1234' });
+    const buyers = await manager.save(buyer({ email: 'related' }));
+    const purchase = await manager.save(manager.create(Purchase, { note: 'moved' }));
+    await manager.createQueryBuilder().relation(Buyer, 'purchases').of(buyers.id).add(purchase.id);
+    expect(await manager.findOneByOrFail(Purchase, { id: purchase.id })).toMatchObject({
+      note: 'moved',
+      buyer: { email: 'related' },
+    });
+    expect(await manager.createQueryBuilder().relation(Buyer, 'purchases').of(buyers.id).loadMany()).toMatchObject([
+      { note: 'moved' },
+    ]);
+    await manager.createQueryBuilder().relation(Buyer, 'purchases').of(buyers.id).remove(purchase.id);
+    expect((await manager.findOneByOrFail(Purchase, { id: purchase.id })).buyer).toBeNull();
   });
 
   test('a tenant that is not known yet is asked for', async () => {
@@ -436,6 +584,16 @@ describe('reading', () => {
       await orm.dataSource.query('SELECT id, score FROM buyer WHERE id = $1', [id]),
     );
     expect(plain).toEqual({ id, score: full.score });
+    const streamed: unknown[] = [];
+    for await (const row of orm.installed.decryptRaw(Buyer, Readable.from([...rows, ...rows]), { alias: 'b' }))
+      streamed.push(row);
+    expect(streamed).toEqual([opened, opened]);
+    const broken = orm.installed.decryptRaw(Buyer, Readable.from([{ ...rows[0], b_id: '1' }]), { alias: 'b' });
+    expect(
+      await errorOf(async () => {
+        for await (const _ of broken) expect.fail('expected an error');
+      }),
+    ).toMatchObject({ code: 'DECRYPT_FAILED' });
   });
 
   test('I8 what was loaded behind the back of subscribers never passes for a value, and open() decrypts it', async () => {
@@ -460,5 +618,75 @@ describe('reading', () => {
     expect(await errorOf(() => manager.delete(Buyer, { email: 'sought' }))).toMatchObject({ code: 'VALUE_INVALID' });
     expect(await manager.findBy(Buyer, { id, email: Not(IsNull()) })).toHaveLength(1);
     expect(await manager.findBy(Buyer, { id, email: IsNull() })).toEqual([]);
+  });
+
+  test('an encrypted property is named as it is used, also where one class is embedded twice', async () => {
+    const { manager } = orm.dataSource;
+    const depot = manager.create(Depot, { home: { street: 'h', city: null }, work: { street: 'w', city: null } });
+    await manager.save(depot);
+    expect(await errorOf(() => manager.findBy(Depot, { home: { street: 'h' } }))).toMatchObject({
+      code: 'VALUE_INVALID',
+      message: expect.stringContaining('Depot.home.street is encrypted'),
+    });
+    await shop.query(`UPDATE depot SET "homeStreet" = 'damaged' WHERE id = $1`, [depot.id]);
+    expect(await errorOf(() => manager.findOneByOrFail(Depot, { id: depot.id }))).toMatchObject({
+      code: 'DECRYPT_FAILED',
+      details: { property: 'Depot.home.street', column: 'public.depot.homeStreet' },
+    });
+    expect(await errorOf(() => manager.findBy(Document, { title: 't' }))).toMatchObject({
+      message: expect.stringContaining('Document.title is encrypted') as unknown,
+    });
+  });
+
+  test.each([
+    'b.email = :e',
+    'b.email=:e',
+    '"b"."email" <> :e',
+    ':e = b.email',
+    'b.email IN (:...es)',
+    'b.email NOT LIKE :e',
+    'lower(b.email) = :e',
+    '(b.email)::text ILIKE :e',
+    'b.login = :e OR b.address.street = :e',
+    'email = :e',
+  ])('a condition written as text on an encrypted property is refused: %s', async (condition) => {
+    const { manager } = orm.dataSource;
+    const parameters = { e: 'x', es: ['x'] };
+    const query = manager.createQueryBuilder(Buyer, 'b').where(condition, parameters);
+    expect(await errorOf(() => query.getMany())).toMatchObject({
+      code: 'VALUE_INVALID',
+      message: expect.stringMatching(/Buyer\.(?:email|address\.street) is encrypted.* docs\/typeorm\.md/) as unknown,
+    });
+  });
+
+  test('conditions as text are refused to UPDATE, DELETE, soft delete and joins, and allowed where they mean something', async () => {
+    const { manager } = orm.dataSource;
+    const builder = (): ReturnType<typeof manager.createQueryBuilder> => manager.createQueryBuilder();
+    for (const refused of [
+      () => builder().update(Buyer).set({ login: 'x' }).where('email = :e', { e: 'x' }).execute(),
+      () => builder().update(Buyer).set({ email: 'x' }).where('"email" = :e', { e: 'x' }).execute(),
+      () => builder().delete().from(Buyer).where('buyer.email LIKE :e', { e: 'x' }).execute(),
+      () =>
+        builder()
+          .softDelete()
+          .from(Buyer)
+          .where('"tag" IN (:...e)', { e: ['x'] })
+          .execute(),
+      () =>
+        manager
+          .createQueryBuilder(Buyer, 'b')
+          .leftJoinAndSelect('b.purchases', 'p', 'p.note = :e', { e: 'x' })
+          .getMany(),
+    ])
+      expect(await errorOf(refused)).toMatchObject({ code: 'VALUE_INVALID' });
+    const { login } = await manager.save(buyer({ email: 'told' }));
+    const found = await manager
+      .createQueryBuilder(Buyer, 'b')
+      .where(`b.login = :login AND b.email IS NOT NULL AND octet_length(b.email) > 20 AND b.login <> 'b.email = x'`)
+      .andWhere('EXISTS (SELECT 1 FROM (SELECT 1 AS email) o WHERE email = 1)')
+      .andWhere('b.deletedAt IS NULL AND :email = :email', { email: 'parameter' })
+      .setParameter('login', login)
+      .getMany();
+    expect(found).toMatchObject([{ email: 'told' }]);
   });
 });

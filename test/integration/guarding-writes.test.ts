@@ -1,12 +1,14 @@
 // Each guard of the write path shown on its own, driven by hand so that the losing side of every race loses for certain.
 // The mutation list removes the guards one by one and expects these tests to fail.
 import { randomUUID } from 'node:crypto';
+import pg from 'pg';
 import { expect, test, type TestContext } from 'vitest';
 import { openControl } from '../../src/app.js';
 import { activate, stageKey } from '../../src/control/keys.js';
 import { showRun } from '../../src/control/runs.js';
 import { advanceRun } from '../../src/engine/advance-run.js';
 import type { BatchPoint } from '../../src/engine/services.js';
+import { maxFollowUps } from '../../src/rotation/pace.js';
 import { expireLeases } from '../../src/store/batches.js';
 import { holdLeadership } from '../../src/store/leadership.js';
 import { getRun } from '../../src/store/runs.js';
@@ -138,6 +140,47 @@ test('I3 a row that the application holds locked is visited again in a follow-up
     round: 0,
   });
   expect(await countRewrites(shop)).toEqual({ rows: ids.length, most: 1 });
+});
+
+test('a row that the application keeps locked is waited for without limit, one that it changes at every visit is quarantined', async (context) => {
+  const { shop, run, driven, job } = await prepare(context, ids.slice(0, 8));
+  const [before] = await shop.query('SELECT email FROM customer WHERE id = 5');
+  const changeRow5 = (email: unknown): Promise<unknown> =>
+    shop.query('UPDATE customer SET email = $1 WHERE id = 5', [email]);
+  const worker = await openWorker(context, shop, async (point) => {
+    if (point === 'batch.after_read') await changeRow5(null);
+  });
+  const application = new pg.Client({ connectionString: shop.url });
+  await application.connect();
+  await application.query('BEGIN');
+  await application.query('SELECT FROM customer WHERE id = 3 FOR UPDATE');
+  let jobs: readonly Delivery[] = [job];
+  for (let visits = 0; visits < maxFollowUps + 5; visits++) {
+    await changeRow5(before?.['email']);
+    for (const each of jobs) await worker.work(each);
+    // The pause before a follow-up is for the application; here there is none to wait for.
+    await shop.query(`UPDATE keyturn.batch SET not_before = '-infinity' WHERE state = 'pending'`);
+    jobs = await driven.dispatch();
+  }
+  expect(await shop.query('SELECT DISTINCT row_key, cause FROM keyturn.quarantine')).toEqual([
+    { row_key: ['5'], cause: 'CONFLICTED_TOO_OFTEN' },
+  ]);
+  expect(await driven.step()).toMatchObject({
+    state: 'running',
+    heldBackBy: 'waiting for the application, which keeps the last row locked',
+  });
+  await application.end();
+  for (const each of jobs) await worker.work(each);
+  await changeRow5(before?.['email']);
+  await driven.finish(await openWorker(context, shop));
+  expect(await showRun(shop.control.context, run)).toMatchObject({
+    state: 'completed_with_failures',
+    round: 0,
+    rows_updated: 7,
+    rows_failed: 1,
+  });
+  expect(await findDifferences(shop, await shop.open())).toEqual([]);
+  expect(await findImbalances(shop)).toEqual([]);
 });
 
 test('I4 a slice whose lease another worker holds by now is rolled back', async (context) => {

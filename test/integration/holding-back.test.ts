@@ -89,7 +89,7 @@ test('a run that rests shows why, is not idle, and its batches are not work that
     expect(samples.get('keyturn_batches{state="pending"}')).toBe(0);
     expect(samples.get('keyturn_runs{state="running"}')).toBe(1);
   }
-  for (const reason of ['no_worker', 'pace', 'trouble', undefined] as const) {
+  for (const reason of ['no_worker', 'pace', 'locks', 'trouble', undefined] as const) {
     const samples = await shown(reason);
     expect(samples.get(`keyturn_run_held{${labels},reason="${reason}"}`)).toBe(reason && 1);
     expect(samples.get(`keyturn_run_idle_seconds{${labels}}`)).toBeGreaterThanOrEqual(0);

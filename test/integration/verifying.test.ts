@@ -2,6 +2,7 @@
 // to an application table. A deep one decrypts every value.
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { showRun } from '../../src/control/runs.js';
+import { insertBatch } from '../../src/store/batches.js';
 import { damage } from '../support/damage.js';
 import { startDirectRunner, type DirectRunner } from '../support/direct-run.js';
 import { findDifferences, insertCustomers, openShop, type Shop } from '../support/shop.js';
@@ -40,6 +41,20 @@ async function putBack(count: number): Promise<void> {
 
 async function moveUntil(run: number, state: string): Promise<void> {
   while ((await showRun(shop.control.context, run)).state !== state) await runner.step(run);
+}
+
+/** All of the table, as a fast run has it: more rows than a slice. */
+async function planAsOneBatch(run: number): Promise<void> {
+  const [planned] = await shop.query(
+    'UPDATE keyturn.run_target SET is_planned = true WHERE run_id = $1 RETURNING pass, target_id',
+    [run],
+  );
+  await insertBatch(runner.services.database, {
+    runId: run,
+    pass: Number(planned?.['pass']),
+    targetId: String(planned?.['target_id']),
+    kind: 'verify',
+  });
 }
 
 describe('a verification of its own', () => {
@@ -106,6 +121,44 @@ describe('a verification of its own', () => {
         { target: 'public.customer', field: 'email', cause: 'NOT_AN_ENVELOPE', key_id: null, cells: 1 },
         { target: 'public.customer', field: 'email', cause: 'UNKNOWN_KEY', key_id: 99, cells: 1 },
       ]);
+    }
+  });
+
+  test('a row that is deleted or inserted between two statements about a slice hides no other from the scan', async () => {
+    await runner.finish(await shop.order());
+    await runner.close();
+    let happens: string | undefined;
+    runner = await startDirectRunner(shop, {
+      betweenStatements: async (begin) => {
+        if (happens === undefined || !begin.includes('READ ONLY')) return;
+        const statement = happens;
+        happens = undefined;
+        await shop.query(statement);
+      },
+    });
+    // Three stale rows where the first slice ends, and three where the table does.
+    const stale = [18, 19, 20, 38, 39, 40];
+    for (const { id, email } of under1.filter((row) => stale.includes(Number(row['id']))))
+      await shop.query('UPDATE customer SET email = $2 WHERE id = $1', [id, email]);
+    for (const { deep, sliceRows } of [
+      { deep: false, sliceRows: 5_000 },
+      { deep: true, sliceRows: 1_000 },
+    ]) {
+      for (const statement of [
+        'DELETE FROM customer WHERE id = -2',
+        `INSERT INTO customer (id, tenant_id) SELECT -2 * n - 1, 'tenant-1' FROM generate_series(1, 3) n`,
+      ]) {
+        await shop.query('DELETE FROM customer WHERE id < 0');
+        await shop.query(
+          `INSERT INTO customer (id, tenant_id) SELECT -2 * n, 'tenant-1' FROM generate_series(1, ${sliceRows - 20}) n`,
+        );
+        const run = await shop.order({ kind: 'verify', deep });
+        await moveUntil(run, 'verifying');
+        await planAsOneBatch(run);
+        happens = statement;
+        expect(await runner.finish(run)).toMatchObject({ rows_examined: sliceRows - 20 + rows, fields_stale: 6 });
+        expect(happens).toBeUndefined();
+      }
     }
   });
 

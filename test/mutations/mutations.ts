@@ -25,9 +25,25 @@ export const mutations: readonly Mutation[] = [
   {
     removes: 'the follow-up for cells that lost a race',
     file: 'src/engine/reencrypt-batch.ts',
-    text: 'if (failedFor === undefined && unwritten.length > 0) await insertFollowUp',
-    replacement: 'if (failedFor === undefined && unwritten.length < 0) await insertFollowUp',
+    text: 'if (failedFor === undefined) await insertFollowUp(',
+    replacement: 'if (failedFor !== undefined) await insertFollowUp(',
+    test: guard('I3 a value that the application writes between read and write of its slice stays'),
+  },
+  {
+    removes: 'the follow-up for rows that the application holds locked',
+    file: 'src/engine/reencrypt-batch.ts',
+    text: 'await insertFollowUp(client, visit, unwrittenCells(slice, busy),',
+    replacement: 'await insertFollowUp(client, visit, [],',
     test: guard('I3 a row that the application holds locked is visited again in a follow-up batch'),
+  },
+  {
+    removes: 'the difference between a row that is locked and one that has changed',
+    file: 'src/engine/rewrite-rows.ts',
+    text: 'busy: missing(stale, locked)',
+    replacement: 'busy: new Set()',
+    test: guard(
+      'a row that the application keeps locked is waited for without limit, one that it changes at every visit is quarantined',
+    ),
   },
   {
     removes: 'the lease token from the condition under which a batch advances',
@@ -105,6 +121,16 @@ export const mutations: readonly Mutation[] = [
     test: guard('I5 a key is not activated before every live member holds it'),
   },
   {
+    removes: 'the look, under the lock, whether another command has rotated already',
+    file: 'src/control/keys.ts',
+    text: 'if (replacing === undefined || active?.id === replacing) return;',
+    replacement: 'if (replacing === undefined || active?.id === replacing || true) return;',
+    test: {
+      file: 'test/integration/converging.test.ts',
+      name: 'I5 of two commands that find a rotation due at the same time one makes it and both go on with one run: the one far ahead of the other',
+    },
+  },
+  {
     removes: 'the wait for laggards before a run moves anything',
     file: 'src/engine/advance-run.ts',
     text: 'const [laggard] = findLaggards(await listMembers(database), {',
@@ -143,6 +169,16 @@ export const mutations: readonly Mutation[] = [
     },
   },
   {
+    removes: 'the one snapshot in which the second scan looks at a slice',
+    file: 'src/engine/reencrypt-batch.ts',
+    text: 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;',
+    replacement: 'BEGIN READ ONLY;',
+    test: {
+      file: 'test/integration/verifying.test.ts',
+      name: 'a row that is deleted or inserted between two statements about a slice hides no other from the scan',
+    },
+  },
+  {
     removes: 'the deferral that makes the head of the chain the last lock',
     file: 'src/store/migrations/0001-control-schema.ts',
     text: 'AFTER INSERT ON keyturn.audit DEFERRABLE INITIALLY DEFERRED',
@@ -160,6 +196,36 @@ export const mutations: readonly Mutation[] = [
     test: {
       file: 'test/integration/roles.test.ts',
       name: 'an application touches its own member row alone: no other login, no worker, no supervisor',
+    },
+  },
+  {
+    removes: 'the refusal of an envelope in place of a plaintext',
+    file: 'src/orm/entity-cells.ts',
+    text: 'if (isEnvelope(keyring, cell, value))',
+    replacement: 'if (isEnvelope(keyring, cell, undefined))',
+    test: {
+      file: 'test/integration/encrypting-entities.test.ts',
+      name: 'I8 an envelope in place of a plaintext is refused, so that it is not encrypted again',
+    },
+  },
+  {
+    removes: 'the guard of the tenant from what changes a relation',
+    file: 'src/orm/select-builder.ts',
+    text: 'return new EncryptingRelationQueryBuilder(super.relation(...(given as [EntityTarget<ObjectLiteral>, string])));',
+    replacement: 'return super.relation(...(given as [EntityTarget<ObjectLiteral>, string]));',
+    test: {
+      file: 'test/integration/encrypting-entities.test.ts',
+      name: 'I2 a tenant that is a relation is bound like any other, and relation() cannot change it alone',
+    },
+  },
+  {
+    removes: 'the waiting of lazy upgrades for their rate',
+    file: 'src/engine/lazy-upgrade.ts',
+    text: 'if (chosen === undefined) return gatherMs;',
+    replacement: 'if (chosen === undefined) {\n        allowedAtMs.clear();\n        return 0;\n      }',
+    test: {
+      file: 'test/integration/upgrading-lazily.test.ts',
+      name: 'a low rate costs few statements, however many rows wait, and closing goes on when it may',
     },
   },
 ];

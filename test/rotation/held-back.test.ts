@@ -47,7 +47,17 @@ test('only a run that is paused or about to be is held by a pause', () => {
 });
 
 test('a run rests for what comes about without it; for want of workers, health or a step that works it does not', () => {
-  const reasons = ['hours', 'emergency', 'member', 'no_worker', 'pace', 'trouble', 'paused', 'KEY_RETIRED'] as const;
+  const reasons = [
+    'hours',
+    'emergency',
+    'member',
+    'no_worker',
+    'pace',
+    'locks',
+    'trouble',
+    'paused',
+    'KEY_RETIRED',
+  ] as const;
   expect(reasons.filter((reason) => doesRest(reason))).toEqual(['hours', 'emergency', 'member']);
   expect(doesRest(undefined)).toBe(false);
 });

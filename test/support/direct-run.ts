@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { Secret } from '../../src/crypto/secret.js';
 import { showRun, type RunReport } from '../../src/control/runs.js';
 import { advanceRun } from '../../src/engine/advance-run.js';
+import { createForeignOpener } from '../../src/engine/foreign-keys.js';
 import { startMembership, type Membership } from '../../src/engine/membership.js';
 import { passPoint, type BatchServices, type ReachPoint } from '../../src/engine/services.js';
 import { workBatch, type Worked } from '../../src/engine/work-batch.js';
@@ -14,6 +15,7 @@ import { openDatabase } from '../../src/store/database.js';
 import { createKeyStore, getClusterId, listRootUris } from '../../src/store/keys.js';
 import { giveUpLeadership, holdLeadership, type Leadership } from '../../src/store/leadership.js';
 import { getRun } from '../../src/store/runs.js';
+import { interpose } from './interposed-database.js';
 import type { Shop } from './shop.js';
 import { until } from './until.js';
 
@@ -33,6 +35,8 @@ export interface DirectRunOptions {
   readonly reachPoint?: ReachPoint;
   /** Before each batch is worked, for what an application does meanwhile. */
   readonly beforeBatch?: () => Promise<void>;
+  /** Between the first and the second statement of each transaction of a batch; hears how the transaction began. */
+  readonly betweenStatements?: (begin: string) => Promise<void>;
   readonly writeTimeoutMs?: number;
 }
 
@@ -56,10 +60,11 @@ export async function startDirectRunner(
       const uris = (await listRootUris(database)).get(keyring) ?? [];
       return Promise.all(uris.map((uri) => openRootKey(uri, { cluster, env: shop.environment() })));
     },
+    openForeign: createForeignOpener(shop.environment()),
     onTrouble: (error) => troubles.push(error),
   });
   const services: BatchServices = {
-    database,
+    database: options.betweenStatements === undefined ? database : interpose(database, options.betweenStatements),
     keyrings: membership,
     memberId: membership.id,
     reachPoint: options.reachPoint ?? passPoint,

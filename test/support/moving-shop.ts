@@ -1,6 +1,7 @@
 // A shop whose columns hold foreign formats, with an application, a supervisor and a worker that know the secrets.
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
+import { DataSource, type DataSourceOptions } from 'typeorm';
 import { expect } from 'vitest';
 import { openKeyturn, type Keyturn } from '../../src/app.js';
 import { startSupervisorProcess, startWorker } from '../../src/app-runners.js';
@@ -9,6 +10,7 @@ import type { ControlContext } from '../../src/control/context.js';
 import type { RunReport } from '../../src/control/runs.js';
 import type { ConfigFile } from '../../src/config.js';
 import { foreignFormatByName } from '../../src/formats/registry.js';
+import { installKeyturn } from '../../src/orm/index.js';
 import { openShop, type Shop } from './shop.js';
 
 const modulePath = join(import.meta.dirname, 'formats/rot47.mjs');
@@ -32,7 +34,6 @@ const config: ConfigFile = {
 };
 const ddl = [
   'CREATE EXTENSION pgcrypto',
-  'CREATE TABLE person (id bigint PRIMARY KEY, plain text)',
   'CREATE TABLE diary (id bigint PRIMARY KEY, note bytea)',
   `CREATE TABLE account (id bigint PRIMARY KEY, cbc varchar(400), gcm text, pgp bytea, bare bytea, own text, papers jsonb)`,
   'CREATE TABLE badge (id bigint PRIMARY KEY, short varchar(90), wide bytea)',
@@ -42,10 +43,18 @@ const ids = Array.from({ length: rows }, (_, at) => at + 1);
 export const valueOf = (id: number): string => (id % 9 === 0 ? '' : `value ${id} ü`);
 export const everyValue = ids.map(valueOf);
 
+/** The plaintexts are there before Keyturn is. */
+const personDdl = [
+  'CREATE TABLE person (id bigint PRIMARY KEY, plain text)',
+  `INSERT INTO person VALUES ${ids.map((id) => `(${id}, '${valueOf(id)}')`).join(', ')}`,
+];
+
 export interface MovingShop {
   readonly shop: Shop;
   readonly context: ControlContext;
   readonly app: Keyturn;
+  /** The application as it is after a restart: a member and a data source of its own while `work` goes on. */
+  restarted<T>(entities: DataSourceOptions['entities'], work: (dataSource: DataSource) => Promise<T>): Promise<T>;
   /** Runs to the end. */
   move(wanted: MoveRequest, kind?: 'reencrypt' | 'dry_run'): Promise<RunReport>;
   finalize(place: string): ReturnType<typeof finalizeMove>;
@@ -55,7 +64,7 @@ export interface MovingShop {
 }
 
 export async function openMovingShop(): Promise<MovingShop> {
-  const shop = await openShop({ config, ddl });
+  const shop = await openShop({ config, ddl: [...ddl, ...personDdl] });
   const environment = (): Record<string, string> => ({
     ...shop.environment(),
     ...secrets,
@@ -72,6 +81,18 @@ export async function openMovingShop(): Promise<MovingShop> {
     shop,
     context,
     app,
+    async restarted(entities, work) {
+      const again = await openKeyturn({ config, environment: environment(), name: 'restarted' });
+      const dataSource = new DataSource({ type: 'postgres', url: shop.url, entities: entities ?? [] });
+      try {
+        await dataSource.initialize();
+        await installKeyturn(dataSource, again);
+        return await work(dataSource);
+      } finally {
+        await again.close();
+        if (dataSource.isInitialized) await dataSource.destroy();
+      }
+    },
     async move(wanted, kind = 'reencrypt') {
       const { report } = await beginMove(context, { ...wanted, kind }, nobody);
       return shop.waitForRun(report.run_id);
@@ -106,7 +127,6 @@ async function fill(shop: Shop): Promise<void> {
     if (format === undefined || key === undefined) throw new Error(`no format ${name}`);
     return everyValue.map((value) => format.encrypt(Buffer.from(value), key, storage));
   };
-  await shop.query('INSERT INTO person SELECT * FROM unnest($1::bigint[], $2::text[])', [ids, everyValue]);
   await shop.query(
     `INSERT INTO account (id, cbc, gcm, pgp, bare, own, papers)
      SELECT id, cbc, gcm, pgp_sym_encrypt(v, $6), bare, own, jsonb_build_object('passport', v, 'kept', id)

@@ -9,6 +9,7 @@ import {
   stageKey,
   type Activated,
   type KeyringListing,
+  type Rotated,
 } from '../../control/keys.js';
 import { rotateAndReencrypt } from '../../control/rotate-and-reencrypt.js';
 import { unbackedWords } from '../backup-words.js';
@@ -82,7 +83,7 @@ export function addKeyCommands(program: Command, cli: Cli): Command {
       .action((options: RotateOptions) => rotateCommand(cli, options)),
     {
       changes:
-        'makes the standby the active key once every live member can decrypt with it (where there is none, makes one first), and leaves a new standby. No row is touched without --reencrypt. Repeating it after any failure goes on where it stopped: a rotation that was cut short is finished, an unfinished run is joined; with --if-older-than it never makes a second rotation.',
+        'makes the standby the active key once every live member can decrypt with it (where there is none, makes one first), and leaves a new standby. No row is touched without --reencrypt. Repeating it after any failure goes on where it stopped: a rotation that was cut short is finished, an unfinished run is joined; with --if-older-than it never makes a second rotation, and of several at once one makes it and the others go on with the same run.',
       examples: [
         ['keyturn key rotate --if-older-than 80d --reencrypt --wait', 'unattended, from cron, every day'],
         ['keyturn key rotate --reencrypt --local 2', 'with a supervisor and two workers of its own'],
@@ -281,7 +282,7 @@ function rotateCommand(cli: Cli, options: RotateOptions): Promise<void> {
   });
 }
 
-function rotatedWords(rotated: Activated & { readonly isNew: boolean }): string {
+function rotatedWords(rotated: Rotated): string {
   return rotated.isNew ? activatedWords(rotated) : `${rotated.key.title} stays active: it is young enough`;
 }
 

@@ -85,7 +85,7 @@ export function addProcessCommands(program: Command, cli: Cli): void {
       }),
     {
       changes:
-        'nothing that was there before: it starts a PostgreSQL of its own, or makes a database of its own where DATABASE_URL is set, and removes it again.',
+        'nothing that was there before: it starts a PostgreSQL of its own, or makes a database of its own where DATABASE_URL is set, and removes it again, with what its queue left in the Redis of REDIS_URL where that is set.',
       examples: [
         ['keyturn demo', 'under a minute'],
         ['keyturn demo --rows 5000 --keep', 'smaller, and stays for you to look around'],

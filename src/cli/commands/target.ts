@@ -47,10 +47,11 @@ export function addTargetCommands(program: Command, cli: Cli): void {
     target
       .command('discover')
       .description('Look for encrypted columns in the whole database and print a keyturn.yaml for them.')
+      .option('--entities <path>', 'also list what the entities of this TypeORM data source encrypt')
       .option('--json', 'print one JSON object')
-      .action((options: { json?: true }) =>
+      .action((options: { entities?: string; json?: true }) =>
         cli.run({ isJson: options.json, file: 'none', anySchema: true }, async ({ context, output }) => {
-          const report = await discoverTargets(context);
+          const report = await discoverTargets(context, options.entities);
           if (report.unread.length > 0) output.note(`not readable for this role: ${report.unread.join(', ')}`);
           output.report(report, () => report.config.trimEnd().split('\n'));
         }),
@@ -58,7 +59,14 @@ export function addTargetCommands(program: Command, cli: Cli): void {
     {
       changes:
         'nothing. Reads a few hundred rows of each table in read-only transactions and shows names and counts, never values. Envelopes, Fernet tokens and PGP messages are recognised; AES-CBC (typeorm-encrypted) and AES-GCM are guessed, and stand as comments.',
-      examples: [['keyturn target discover > keyturn.yaml', 'read it before keyturn init; works before init, too']],
+      examples: [
+        ['keyturn target discover > keyturn.yaml', 'read it before keyturn init; works before init, too'],
+        [
+          'keyturn target discover --entities ./dist/data-source.js',
+          'the module that exports your DataSource, as JavaScript',
+        ],
+      ],
+      exits: { 2: 'the entities cannot be read' },
     },
   );
 

@@ -1,7 +1,7 @@
 // The frame of the writer and the reader: an application process that opens Keyturn through the public library, does
 // what the demo asks over IPC, and ends when the demo lets go of it or dies.
 import { randomInt } from 'node:crypto';
-import { setTimeout as delay } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { isKeyturnError, openKeyturn, type Column } from '../../index.js';
 import { columnNames, tableName, type ColumnName } from './customers.js';
@@ -104,7 +104,8 @@ export class Traffic {
   async #run(visit: (id: number) => Promise<void>): Promise<void> {
     while (!this.#isEnding) {
       await visit(this.#chooseRow());
-      if (this.#crowd?.isUrgent !== true) await delay(this.#settings.pauseMs);
+      // A visit that finds nothing to do must not keep the process from everything else.
+      await (this.#crowd?.isUrgent === true ? nextTurn() : delay(this.#settings.pauseMs));
     }
   }
 

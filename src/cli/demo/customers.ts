@@ -32,6 +32,9 @@ export const shopTables: readonly string[] = [
      PRIMARY KEY (customer_id, column_name))`,
 ];
 
+/** In place of a column in `demo_ack`, and in the log: the application has deleted the row. It never comes back. */
+export const deletedMark = 'deleted';
+
 export const columnNames = ['email', 'phone', 'profile.ssn'] as const;
 export type ColumnName = (typeof columnNames)[number];
 

@@ -1,5 +1,5 @@
 // Where the demo's shop lives: an embedded PostgreSQL, or a database of its own on the server that the environment names.
-// Existing databases are never touched; either way nothing of it is left at the end, save BullMQ's keys in a given Redis.
+// Existing databases are never touched; either way nothing of it is left at the end.
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { startEmbeddedPostgres } from '../../embedded/postgres.js';

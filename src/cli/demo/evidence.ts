@@ -76,9 +76,3 @@ export async function readKey(context: ControlContext, keyId: number): Promise<{
   const key = keyring?.keys.find((candidate) => candidate.id === keyId);
   return { title: key?.title ?? `key ${keyId}`, state: key?.state ?? 'missing' };
 }
-
-/** What the queue's keys in Redis begin with. */
-export async function readQueuePrefix(context: ControlContext): Promise<string> {
-  const { rows } = await context.database.query('SELECT queue_prefix FROM keyturn.cluster');
-  return String(rows[0]?.[0]);
-}

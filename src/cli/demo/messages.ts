@@ -29,11 +29,16 @@ export interface ReadCounts {
 }
 
 export interface WriteCounts {
+  /** Changed cells, new rows and deleted rows. */
   readonly acknowledged: number;
+  /** New rows; their ids follow those of the first ones. */
+  readonly inserted: number;
+  /** All of them among the first rows. */
+  readonly deleted: number;
 }
 
 export interface CheckCounts extends ReadCounts {
-  /** Cells whose last acknowledged write is not what they hold. */
+  /** Cells whose last acknowledged write is not what they hold, and deleted rows that are there. */
   readonly lost: number;
 }
 
@@ -43,7 +48,9 @@ export interface AppTasks<Counts> {
   /** Traffic over the first `rows` customers begins and goes on by itself. */
   begin(rows: number): Promise<void>;
   /** Null: nowhere in particular. */
-  crowd(where: Crowd | null): Promise<Counts>;
+  crowd(where: Crowd | null): Promise<void>;
+  /** So far. */
+  count(): Promise<Counts>;
   /** Answers when the visits in hand are over: the last write was acknowledged and logged. */
   end(): Promise<Counts>;
   check(range: RowRange): Promise<CheckCounts>;

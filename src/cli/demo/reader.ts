@@ -4,13 +4,16 @@
 import { runApp, Traffic, type AppWithLog } from './app-process.js';
 import { check } from './check.js';
 import { Comparison } from './compare.js';
-import { columnNames, selectedColumns, type ColumnName, type SelectedRow } from './customers.js';
+import { columnNames, deletedMark, selectedColumns, type ColumnName, type SelectedRow } from './customers.js';
 import { fill } from './fill.js';
 import type { AppTasks, ReadCounts } from './messages.js';
 
 const readStatement = `SELECT ${selectedColumns},
     (SELECT jsonb_object_agg(a.column_name, a.seq) FROM demo_ack a WHERE a.customer_id = c.id) AS acknowledged
   FROM customer c WHERE c.id = $1`;
+
+/** A deleted row stays away, so that a later look tells the truth as well. */
+const deletedStatement = `SELECT 1 FROM demo_ack WHERE customer_id = $1 AND column_name = '${deletedMark}'`;
 
 type ReadRow = SelectedRow & { readonly acknowledged: Partial<Record<ColumnName, number>> | null };
 
@@ -21,8 +24,13 @@ function startReading(app: AppWithLog): AppTasks<ReadCounts> {
   async function readFrom(id: number): Promise<void> {
     const { rows } = await app.pool.query<ReadRow>(readStatement, [id]);
     const [row] = rows;
-    if (row === undefined) throw new Error('a customer is missing');
+    if (row === undefined) return expectDeleted(id);
     for (const column of columnNames) await comparison.isAsWritten(row, column, row.acknowledged?.[column] ?? 0);
+  }
+
+  async function expectDeleted(id: number): Promise<void> {
+    const { rowCount } = await app.pool.query(deletedStatement, [id]);
+    if (rowCount !== 1) throw new Error('a customer is missing');
   }
 
   return {
@@ -31,8 +39,8 @@ function startReading(app: AppWithLog): AppTasks<ReadCounts> {
     async crowd(where) {
       // Reading makes no conflicts, so there is no urgency.
       traffic.crowd(where === null ? null : { ...where, isUrgent: false });
-      return comparison.counts();
     },
+    count: async () => comparison.counts(),
     async end() {
       await traffic.end();
       return comparison.counts();

@@ -18,6 +18,8 @@ export interface DemoOptions {
   readonly keep: boolean;
   readonly environment: Record<string, string | undefined>;
   readonly openControl: OpenControlFunction;
+  /** Takes away what the demo's cluster keeps in Redis. */
+  readonly removeQueue: (environment: NodeJS.ProcessEnv) => Promise<void>;
   /** Absolute file names of the compiled entry points. */
   readonly entry: { readonly supervisor: string; readonly worker: string };
 }
@@ -67,6 +69,14 @@ export async function setStage(options: DemoOptions, belongings: Belongings, nar
       }),
     (opened) => opened.close(),
   );
+  let isQueueUsed = false;
+  // Before the crew, so that it goes when nobody of the crew is there to write to it.
+  await belongings.own(
+    () => undefined,
+    async () => {
+      if (usesRedis && isQueueUsed) await options.removeQueue(environmentOf('demo'));
+    },
+  );
   const crew = await belongings.own(
     () => createCrew(workspace.logs, narrator.say),
     (opened) => opened.stop(),
@@ -77,7 +87,10 @@ export async function setStage(options: DemoOptions, belongings: Belongings, nar
     context: control.context,
     crew,
     queue: usesRedis ? 'Redis' : 'PostgreSQL',
-    startSupervisor: () => crew.startService('supervisor', options.entry.supervisor, environmentOf('supervisor')),
+    startSupervisor() {
+      isQueueUsed = true;
+      return crew.startService('supervisor', options.entry.supervisor, environmentOf('supervisor'));
+    },
     startWorker: (name) => crew.startService(name, options.entry.worker, withRootKey(name)),
     startApp: (name) =>
       crew.startApp(name, fileURLToPath(new URL(`./${name}.js`, import.meta.url)), {

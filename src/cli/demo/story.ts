@@ -7,14 +7,7 @@ import { findRunners, orderRun, watchRun, type RunReport } from '../../control/r
 import { isKeyturnError, KeyturnError } from '../../errors.js';
 import type { Service } from './crew.js';
 import { columnNames, keyringName, shopTables } from './customers.js';
-import {
-  countLazyUpgrades,
-  countNaming,
-  countTouchedRows,
-  readKey,
-  readQueuePrefix,
-  readRunCounts,
-} from './evidence.js';
+import { countLazyUpgrades, countNaming, countTouchedRows, readKey, readRunCounts } from './evidence.js';
 import { guideTraffic, type Applications } from './guide-traffic.js';
 import { killWorkerInBatch, readBatchLedger, type BatchLedger, type KilledWorker } from './kill-worker.js';
 import type { CheckCounts, ReadCounts, RowRange, WriteCounts } from './messages.js';
@@ -44,12 +37,17 @@ export async function tellStory(stage: Stage): Promise<Evidence> {
   const moved = await narrator.step('move', 'Moving every row to the new key, and killing a worker on the way', () =>
     move(stage, people),
   );
-  const checked = await narrator.step('check', 'Stopping the application and checking every cell, twice', () =>
+  const verified = await narrator.step(
+    'verify',
+    'Decrypting every value in the database, with the application at work',
+    () => verify(stage, people),
+  );
+  const retiring = await narrator.step('retire', 'Retiring the old key, with the application at work', () =>
+    retireOld(stage, people, oldKeyId),
+  );
+  const checked = await narrator.step('check', 'Stopping the application and comparing every value with its log', () =>
     checkAll(stage, people),
   );
-  await narrator.step('retire', 'Retiring the old key', () => retireOld(stage, oldKeyId));
-  if (stage.queue === 'Redis')
-    narrator.note(`the queue's keys stay in the given Redis: ${await readQueuePrefix(context)}:*`);
   const evidence = {
     rows,
     cells,
@@ -60,7 +58,12 @@ export async function tellStory(stage: Stage): Promise<Evidence> {
     killed: moved.killed,
     killedBatch: moved.killedBatch,
     counts: await readRunCounts(context, moved.report.run_id),
-    ...checked,
+    cellsThroughout: cells - columnNames.length * checked.writes.deleted,
+    cellsAtEnd: cells + columnNames.length * (checked.writes.inserted - checked.writes.deleted),
+    deepVerify: verified.deepVerify,
+    writes: { ...checked.writes, whileVerifying: verified.writes, whileRetiring: retiring.writes },
+    reads: checked.reads,
+    finalCheck: checked.finalCheck,
     lazy: await countLazyUpgrades(context),
     naming: await countNaming(context, newKey.id),
     rowsWithChangedUpdatedAt: await countTouchedRows(context),
@@ -201,41 +204,63 @@ async function watchToEnd({ context, narrator, rows }: Stage, runId: number): Pr
   throw new Error('a watch ends with a finished or a paused run');
 }
 
+/** What the writer had done before `work` and after it. */
+async function countingWrites<T>(
+  { writer }: People,
+  work: () => Promise<T>,
+): Promise<{ readonly result: T; readonly before: WriteCounts; readonly after: WriteCounts; readonly writes: number }> {
+  const before = await writer.tasks.count();
+  const result = await work();
+  const after = await writer.tasks.count();
+  return { result, before, after, writes: after.acknowledged - before.acknowledged };
+}
+
+async function verify(stage: Stage, people: People): Promise<{ writes: number; deepVerify: Evidence['deepVerify'] }> {
+  const { context, narrator, rows } = stage;
+  const { result, before, after, writes } = await countingWrites(people, async () => {
+    const run = await orderRun(context, {
+      kind: 'verify',
+      keyring: keyringName,
+      target: undefined,
+      scope: undefined,
+      deep: true,
+      reason,
+    });
+    return watchToEnd(stage, run.id);
+  });
+  narrator.note(
+    `verify --deep: ${withThousands(result.fields_examined)} cells opened, ${result.state}; ${withThousands(writes)} writes acknowledged meanwhile`,
+  );
+  // There before it began, and not deleted before it ended.
+  const stayed = rows + before.inserted - after.deleted;
+  return {
+    writes,
+    deepVerify: {
+      run: result.run_id,
+      state: result.state,
+      cells: result.fields_examined,
+      atLeast: columnNames.length * stayed,
+    },
+  };
+}
+
 async function checkAll(
   stage: Stage,
   { writer, reader }: People,
-): Promise<Pick<Evidence, 'reads' | 'writes' | 'finalCheck' | 'deepVerify'>> {
-  const { context, narrator, rows } = stage;
+): Promise<{ reads: ReadCounts; writes: WriteCounts; finalCheck: CheckCounts }> {
+  const { narrator, rows } = stage;
   const [writes, reads] = await Promise.all([writer.tasks.end(), reader.tasks.end()]);
   narrator.note(
     `${withThousands(writes.acknowledged)} writes acknowledged, ${withThousands(reads.checked)} cells read and compared, ${reads.mismatches} mismatches`,
   );
-  const verify = await orderRun(context, {
-    kind: 'verify',
-    keyring: keyringName,
-    target: undefined,
-    scope: undefined,
-    deep: true,
-    reason,
-  });
-  const [first, second] = halvesOf(rows);
-  const [mine, others, report] = await Promise.all([
-    writer.tasks.check(first),
-    reader.tasks.check(second),
-    watchToEnd(stage, verify.id),
-  ]);
+  const [first, second] = halvesOf(rows + writes.inserted);
+  const [mine, others] = await Promise.all([writer.tasks.check(first), reader.tasks.check(second)]);
   const finalCheck = addCounts(mine, others);
   narrator.note(
-    `applications: ${withThousands(finalCheck.checked)} cells compared with the log of acknowledged writes, ${finalCheck.mismatches} differ`,
+    `${withThousands(finalCheck.checked)} cells compared with the log of acknowledged writes, ${finalCheck.mismatches} differ`,
   );
-  narrator.note(`verify --deep: ${withThousands(report.fields_examined)} cells opened, ${report.state}`);
   await Promise.all([writer.release(), reader.release()]);
-  return {
-    reads,
-    writes,
-    finalCheck,
-    deepVerify: { run: verify.id, state: report.state, cells: report.fields_examined },
-  };
+  return { reads, writes, finalCheck };
 }
 
 function addCounts(one: CheckCounts, other: CheckCounts): CheckCounts {
@@ -248,14 +273,17 @@ function addCounts(one: CheckCounts, other: CheckCounts): CheckCounts {
 }
 
 /** A refusal is not an end: the report shows the key's state, and its proof is missing. */
-async function retireOld({ context, narrator }: Stage, oldKeyId: number): Promise<void> {
-  try {
-    const { proof } = await retire(context, keyringName, String(oldKeyId), reason);
-    narrator.note(
-      `no registered cell names ${proof.key} and no stray envelope was found: retired behind a fence that refuses new ones (undo: keyturn key restore)`,
-    );
-  } catch (error) {
-    if (!isKeyturnError(error) || error.kind !== 'refused') throw error;
-    narrator.note(`not retired: ${error.message}`);
-  }
+async function retireOld({ context, narrator }: Stage, people: People, oldKeyId: number): Promise<{ writes: number }> {
+  const { result, writes } = await countingWrites(people, async () => {
+    try {
+      const { proof } = await retire(context, keyringName, String(oldKeyId), reason);
+      return `no registered cell names ${proof.key} and no stray envelope was found: retired behind a fence that refuses new ones (undo: keyturn key restore)`;
+    } catch (error) {
+      if (!isKeyturnError(error) || error.kind !== 'refused') throw error;
+      return `not retired: ${error.message}`;
+    }
+  });
+  narrator.note(result);
+  narrator.note(`${withThousands(writes)} writes acknowledged meanwhile`);
+  return { writes };
 }

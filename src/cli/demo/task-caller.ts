@@ -41,6 +41,7 @@ export function callTasks<Counts>(
       fill: (range) => ask('fill', range),
       begin: (rows) => ask('begin', rows),
       crowd: (where) => ask('crowd', where),
+      count: () => ask('count'),
       end: () => ask('end'),
       check: (range) => ask('check', range),
     },
