@@ -1,25 +1,35 @@
-// What a run costs the application: p50 and p99 of a mixed load on the very table that is being reencrypted, with no run,
-// with a run at default pace and with the same run unpaced, in alternated rounds of one run that is paused in between.
+// What a run costs the application: p50 and p99 of a mixed load on the very table that is being reencrypted, with a run at
+// default pace and without one, in alternated rounds under one supervisor, so that pacing is measured as it works for hours:
+// after it knows what is usual. Then the same unpaced, against rounds of its own without a run.
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
+import { activate, stageKey } from '../src/control/keys.js';
 import { orderRun, showRun } from '../src/control/runs.js';
-import { pauseRun, resumeRun } from '../src/control/steer-runs.js';
+import { cancelRun, pauseRun, resumeRun } from '../src/control/steer-runs.js';
+import { isFinished } from '../src/rotation/run.js';
+import { readPace } from '../src/store/pace.js';
 import { fill, median, openBench, rotate, type Bench } from './support.js';
 
 const rows = Number(process.env['BENCH_ROWS'] ?? 500_000);
 const perSecond = Number(process.env['BENCH_OPS'] ?? 400);
-const rounds = Number(process.env['BENCH_ROUNDS'] ?? 4);
-const windowMs = 2_000;
+const rounds = Number(process.env['BENCH_ROUNDS'] ?? 5);
+const windowMs = Number(process.env['BENCH_WINDOW_MS'] ?? 8_000);
 /** After a change of phase, before its window begins: caches, the pace and the dispatched batches settle. */
-const settleMs = 500;
+const settleMs = 2_000;
 
-const phases = ['no run', 'default pace', 'unpaced'] as const;
-type Phase = (typeof phases)[number];
+const paces = ['default pace', 'unpaced'] as const;
+type Pace = (typeof paces)[number];
 
 interface Window {
   /** Milliseconds. */
   readonly latencies: readonly number[];
   readonly rowsPerSecond: number;
+}
+
+/** One round: a window without a run, and one with it. */
+interface Round {
+  readonly without: Window;
+  readonly with: Window;
 }
 
 const startedAt = performance.now();
@@ -31,23 +41,89 @@ try {
   await bench.pool.query('VACUUM ANALYZE account');
   await rotate(bench);
   await bench.membership.close();
-  const measured = await measure(bench);
-  report(measured);
+  const application = startApplication(bench);
+  start(bench, '../workers/reencrypt', []);
+  for (const pace of paces) report(pace, await measure(bench, application, pace));
+  process.stdout.write(
+    `${perSecond} operations a second, ${rows.toLocaleString('en')} rows, ${rounds} rounds of ${windowMs / 1_000} s each; took ${((performance.now() - startedAt) / 1_000).toFixed(0)} s\n`,
+  );
 } finally {
   for (const child of children) await stop(child);
   await bench.close();
 }
 
-async function measure(target: Bench): Promise<Record<Phase, Window[]>> {
-  const { context } = target.control;
-  const application = start(target, 'load-application', [String(perSecond), String(rows)]);
-  const answers = createInterface({ input: application.stdout! })[Symbol.asyncIterator]();
-  const nextWindow = async (): Promise<number[]> => {
-    application.stdin?.write('\n');
-    return JSON.parse(String((await answers.next()).value)) as number[];
+interface Application {
+  /** Ends a window and answers its latencies. */
+  nextWindow(): Promise<number[]>;
+}
+
+function startApplication(target: Bench): Application {
+  const child = start(target, 'load-application', [String(perSecond), String(rows)]);
+  const answers = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
+  return {
+    async nextWindow() {
+      child.stdin?.write('\n');
+      return JSON.parse(String((await answers.next()).value)) as number[];
+    },
   };
-  start(target, '../workers/reencrypt', []);
-  const run = await orderRun(context, {
+}
+
+/** Under one supervisor from beginning to end. */
+async function measure(target: Bench, application: Application, pace: Pace): Promise<Round[]> {
+  const { context } = target.control;
+  const supervisor = start(target, 'load-supervisor', [pace]);
+  if (pace === 'default pace') await waitFor(() => knowsWhatIsUsual(target));
+  const measureWindow = async (): Promise<Window> => {
+    await delay(settleMs);
+    await application.nextWindow();
+    const before = await moved(target);
+    await delay(windowMs);
+    const latencies = await application.nextWindow();
+    return { latencies, rowsPerSecond: ((await moved(target)) - before) / (windowMs / 1_000) };
+  };
+  const measured: Round[] = [];
+  let run: number | undefined;
+  for (let round = 0; round < rounds; round++) {
+    const without = await measureWindow();
+    run = await goOn(target, run);
+    const from = await moved(target);
+    await waitFor(async () => (await moved(target)) > from);
+    measured.push({ without, with: await measureWindow() });
+    const { state } = await showRun(context, run);
+    if (state !== 'running')
+      process.stderr.write(`bench: the run was ${state} before its window ended; give it more rows with BENCH_ROWS\n`);
+    if (isFinished(state)) continue;
+    await pauseRun(context, run, 'bench');
+    await waitFor(
+      async () => !['pausing', 'running', 'verifying'].includes((await showRun(context, Number(run))).state),
+    );
+  }
+  if (run !== undefined && !isFinished((await showRun(context, run)).state)) await cancelRun(context, run, 'bench');
+  await stop(supervisor);
+  return measured;
+}
+
+/** Half a minute of samples without a run of ours, one in three seconds. */
+async function knowsWhatIsUsual(target: Bench): Promise<boolean> {
+  const pace = await readPace(target.database);
+  return JSON.stringify(pace?.signals['seen'] ?? []).includes('usually at most');
+}
+
+/** Resumes the run where it has rows for two windows more; otherwise there is a new key, and a run toward it. */
+async function goOn(target: Bench, run: number | undefined): Promise<number> {
+  const { context } = target.control;
+  const report = run === undefined ? undefined : await showRun(context, run);
+  if (report?.state === 'paused' && report.pass_rows < report.pass_estimated_rows / 3) {
+    await resumeRun(context, report.run_id, 'bench');
+    return report.run_id;
+  }
+  if (report !== undefined) {
+    if (!isFinished(report.state)) await cancelRun(context, report.run_id, 'bench');
+    await waitFor(async () => isFinished((await showRun(context, report.run_id)).state));
+    const { key } = await stageKey(context, undefined, 'bench');
+    await activate(context, undefined, String(key.id), 'bench');
+  }
+  const ordered = await orderRun(context, {
     kind: 'reencrypt',
     keyring: undefined,
     target: 'public.account',
@@ -55,32 +131,7 @@ async function measure(target: Bench): Promise<Record<Phase, Window[]>> {
     deep: false,
     reason: 'bench',
   });
-  const measured: Record<Phase, Window[]> = { 'no run': [], 'default pace': [], unpaced: [] };
-  for (let round = 0; round < rounds; round++) {
-    for (const phase of phases) {
-      const supervisor = start(target, 'load-supervisor', [phase]);
-      const isRunning = phase !== 'no run';
-      if (isRunning) {
-        const { state } = await showRun(context, run.id);
-        if (state === 'paused') await resumeRun(context, run.id, 'bench');
-        const from = await moved(target);
-        await waitFor(async () => (await moved(target)) > from);
-      }
-      await delay(settleMs);
-      await nextWindow();
-      const before = await moved(target);
-      await delay(windowMs);
-      const latencies = await nextWindow();
-      const rowsMoved = (await moved(target)) - before;
-      if (isRunning) {
-        await pauseRun(context, run.id, 'bench');
-        await waitFor(async () => (await showRun(context, run.id)).state === 'paused');
-      }
-      await stop(supervisor);
-      measured[phase].push({ latencies, rowsPerSecond: rowsMoved / (windowMs / 1_000) });
-    }
-  }
-  return measured;
+  return ordered.id;
 }
 
 async function moved(target: Bench): Promise<number> {
@@ -90,29 +141,25 @@ async function moved(target: Bench): Promise<number> {
   return Number(sums[0]?.sum);
 }
 
-function report(measured: Record<Phase, Window[]>): void {
+function report(pace: Pace, measured: readonly Round[]): void {
   const print = (line: string): boolean => process.stdout.write(`${line}\n`);
-  const shareOf = (phase: Phase, share: number): number =>
+  const quantileOf = (phase: keyof Round, share: number): number =>
     quantile(
-      measured[phase].flatMap(({ latencies }) => latencies),
+      measured.flatMap((round) => round[phase].latencies),
       share,
     );
-  for (const phase of phases) {
-    const ratio = (share: number): string => (shareOf(phase, share) / shareOf('no run', share)).toFixed(2);
-    const rate = median(measured[phase].map(({ rowsPerSecond }) => rowsPerSecond));
-    const cost =
-      phase === 'no run'
-        ? ''
-        : `; ${ratio(0.5)} and ${ratio(0.99)} times those without a run; ${Math.round(rate).toLocaleString('en')} rows/s`;
-    print(
-      `${phase.padEnd(12)} p50 ${shareOf(phase, 0.5).toFixed(2)} ms, p99 ${shareOf(phase, 0.99).toFixed(2)} ms${cost}${phase === 'default pace' ? ' (figure: p99 ≤ 1.25 times)' : ''}`,
-    );
-    print(
-      `  p99 of each round: ${measured[phase].map(({ latencies }) => quantile(latencies, 0.99).toFixed(2)).join(', ')} ms`,
-    );
-  }
+  const ratioOf = (share: number): string => (quantileOf('with', share) / quantileOf('without', share)).toFixed(2);
+  const p99 = ({ latencies }: Window): number => quantile(latencies, 0.99);
+  const ratios = measured.map((round) => p99(round.with) / p99(round.without));
+  const shown = (phase: keyof Round): string =>
+    `p50 ${quantileOf(phase, 0.5).toFixed(2)} ms, p99 ${quantileOf(phase, 0.99).toFixed(2)} ms`;
+  const rate = Math.round(median(measured.map((round) => round.with.rowsPerSecond)));
+  print(`${'no run'.padEnd(12)} ${shown('without')}`);
   print(
-    `${perSecond} operations a second, ${rows.toLocaleString('en')} rows, ${rounds} rounds of ${windowMs / 1_000} s each; took ${((performance.now() - startedAt) / 1_000).toFixed(0)} s`,
+    `${pace.padEnd(12)} ${shown('with')}; ${ratioOf(0.5)} and ${ratioOf(0.99)} times those without a run; ${rate.toLocaleString('en')} rows/s`,
+  );
+  print(
+    `  p99 ratio of each round: ${ratios.map((ratio) => ratio.toFixed(2)).join(', ')}; median ${median(ratios).toFixed(2)}${pace === 'default pace' ? ' (figure: ≤ 1.25)' : ''}`,
   );
 }
 

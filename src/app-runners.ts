@@ -249,6 +249,7 @@ export async function startSupervisorProcess(
     queue,
     metrics,
     isLeading: () => started.isLeading,
+    heldBack: () => started.heldBack,
     onTrouble: troubleLogger(log),
   });
   const schedules = await startPolicies(options.environment, {

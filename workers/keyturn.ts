@@ -17,10 +17,7 @@ process.exitCode = await runCli(process.argv.slice(2), {
   stdout: process.stdout,
   stderr: process.stderr,
   openControl,
-  runWorker: async (listen) => {
-    const [{ startWorker }, { runUntilSignal }] = await runners();
-    await runUntilSignal((options) => startWorker({ ...options, listen }));
-  },
+  runWorker: async (listen) => (await import('./run-worker.js')).runWorker({ listen }),
   runSupervisor: async (listen) => {
     const [{ startSupervisorProcess }, { runUntilSignal }] = await runners();
     await runUntilSignal((options) => startSupervisorProcess({ ...options, listen }));

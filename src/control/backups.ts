@@ -1,7 +1,6 @@
 // The operator's verbs on backups: create, inspect, restore. Everything is verified before the first byte or row is written:
 // data keys open under every root key at hand, and nothing of a backup is believed over what does.
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { createRootKey } from '../crypto/root-key.js';
 import { isKeyturnError, KeyturnError } from '../errors.js';
@@ -23,9 +22,10 @@ import {
   type BackupLock,
   type BackupOpener,
 } from '../keys/backup-lock.js';
-import { refuseExisting, writeDurably } from '../keys/durable-file.js';
+import { during, nodeFileSystem, refuseExisting, writeDurably, type FileSystem } from '../keys/durable-file.js';
 import { planRestore, type RestorePlan } from '../keys/merge-backup.js';
 import { matchRoots, shortFingerprintOf, type HeldRoots, type KnownRoot } from '../keys/open-keyring.js';
+import { planRootFiles, writeRootFiles } from '../keys/root-files.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import { findHead, writeAudit } from '../store/audit.js';
 import { lockKeyTables, readKeyTables, recordBackup, writeRestore, type BackupRecord } from '../store/backups.js';
@@ -33,7 +33,7 @@ import { readOnlySnapshot, type Queryable } from '../store/database.js';
 import { listRootUris } from '../store/keys.js';
 import { latestMigration, migrate, requireSchema } from '../store/schema.js';
 import { sealRecord } from './audit.js';
-import type { ControlContext } from './context.js';
+import { filesOf, type ControlContext } from './context.js';
 import { placeTargets } from './place-targets.js';
 
 export { generatePassphrase, type BackupLock, type BackupOpener };
@@ -83,7 +83,9 @@ export interface CreatedBackup extends BackupSummary {
 /** Throws BACKUP_REFUSED, BACKUP_DAMAGED, FILE_UNAVAILABLE. The file is whole before anything says that there is one. */
 export async function createBackup(context: ControlContext, options: CreateOptions): Promise<CreatedBackup> {
   demandGoodLock(options.lock);
-  await refuseExisting(options.output, options.force);
+  const files = filesOf(context);
+  const place = { path: options.output, force: options.force, otherwise: 'give another name, or --force' };
+  await refuseExisting(place, files);
   const { database } = context;
   const tables = await database.transaction(readForBackup, readOnlySnapshot);
   const { roots, exported } = await rootsFor(context, tables, options.includeRoots);
@@ -97,7 +99,7 @@ export async function createBackup(context: ControlContext, options: CreateOptio
   } finally {
     plain.fill(0);
   }
-  await writeDurably({ path: options.output, content: locked, force: options.force });
+  await writeDurably({ ...place, content: locked }, files);
   const backup = backupRecordOf(contents, options.output, locked, options.lock.kind);
   try {
     await database.transaction(async (client) => {
@@ -291,17 +293,15 @@ function summaryOf(contents: BackupContents): BackupSummary {
 
 /** Opens the file, checks its hash and shows what is in it. Touches no database and writes nothing. */
 export async function inspectBackup(input: string, opener: BackupOpener): Promise<BackupSummary> {
-  return summaryOf((await openFile(input, opener)).contents);
+  return summaryOf((await openFile(input, opener, nodeFileSystem)).contents);
 }
 
-async function openFile(input: string, opener: BackupOpener): Promise<{ contents: BackupContents; locked: Buffer }> {
-  let locked: Buffer;
-  try {
-    locked = await readFile(input);
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : 'an unknown error';
-    throw new KeyturnError('FILE_UNAVAILABLE', `reading ${input} failed with ${code}`, { cause: code });
-  }
+async function openFile(
+  input: string,
+  opener: BackupOpener,
+  files: FileSystem,
+): Promise<{ contents: BackupContents; locked: Buffer }> {
+  const locked = await during('reading', input, () => files.read(input));
   const plain = await unlockBackup(locked, opener);
   try {
     return { contents: decodeBackup(plain), locked };
@@ -335,6 +335,8 @@ export interface RestoreReport {
   readonly targets_waiting: readonly string[];
   /** Data keys that no root key at hand opened. */
   readonly unopened_keys: readonly number[];
+  /** Keys of a limited algorithm whose encryptions since the backup nobody counted: they decrypt, and encrypt no more. */
+  readonly keys_counted_as_spent: readonly number[];
   readonly root_files: readonly string[];
 }
 
@@ -343,11 +345,20 @@ export interface RestoreReport {
  * BACKUP_REFUSED, BACKUP_DAMAGED or MASTER_KEY_MISMATCH.
  */
 export async function restoreBackup(context: ControlContext, options: RestoreOptions): Promise<RestoreReport> {
-  const { contents, locked } = await openFile(options.input, options.opener);
+  if (options.rootsTo !== undefined && !options.apply)
+    throw new KeyturnError(
+      'USAGE',
+      '--roots-to writes the root keys, and without --apply nothing is written; add --apply, or leave --roots-to out',
+    );
+  const files = filesOf(context);
+  const { contents, locked } = await openFile(options.input, options.opener, files);
+  await context.reachPoint?.('restore.parse');
   const held = await rootsOfBackup(context, contents);
   const unopened = await verifyContents(contents, held);
+  const rootFiles =
+    options.rootsTo === undefined ? [] : await planRootFiles(contents.rootKeyBytes, options.rootsTo, files);
   const hasSchema = await isMigrated(context);
-  const report = (plan: RestorePlan, waiting: readonly string[], files: readonly string[]): RestoreReport => ({
+  const report = (plan: RestorePlan, waiting: readonly string[], paths: readonly string[]): RestoreReport => ({
     applied: options.apply,
     backup: summaryOf(contents),
     creates_cluster: plan.cluster !== undefined,
@@ -358,7 +369,8 @@ export async function restoreBackup(context: ControlContext, options: RestoreOpt
     targets_added: added(plan.targets).map((target) => `${target.schema_name}.${target.table_name}`),
     targets_waiting: waiting,
     unopened_keys: unopened,
-    root_files: files,
+    keys_counted_as_spent: plan.spentKeys,
+    root_files: paths,
   });
   const planIn = async (client: Queryable): Promise<{ plan: RestorePlan; waiting: readonly string[] }> => {
     const plan = planRestore(await readKeyTables(client), contents);
@@ -380,10 +392,10 @@ export async function restoreBackup(context: ControlContext, options: RestoreOpt
     locked,
     options.opener.kind === 'passphrase' ? 'passphrase' : 'recipients',
   );
-  const { plan, waiting } = await database.transaction(async (client) => {
+  const { plan, waiting, paths } = await database.transaction(async (client) => {
     await lockKeyTables(client);
     const planned = await planIn(client);
-    await writeRestore(client, planned.plan, options.reason);
+    await writeRestore(client, planned.plan, options.reason, async () => context.reachPoint?.('restore.row_n'));
     await recordBackup(client, backup);
     await writeAudit(client, {
       action: 'backup.restore',
@@ -394,13 +406,16 @@ export async function restoreBackup(context: ControlContext, options: RestoreOpt
         auditHead: { n: contents.auditHead.n, hash: contents.auditHead.hash.slice(2) },
         keysAdded: added(planned.plan.dataKeys).map(({ id }) => id),
         unopenedKeys: unopened,
+        keysCountedAsSpent: planned.plan.spentKeys,
       },
     });
-    return planned;
+    // Before the commit: keys that are here without the root key that opens them would be the worse half.
+    const written = await writeRootFiles(rootFiles, files);
+    await context.reachPoint?.('restore.commit');
+    return { ...planned, paths: written };
   });
-  const files = options.rootsTo === undefined ? [] : await writeRootFiles(contents, options.rootsTo);
   await sealRecord(context, held);
-  return report(plan, waiting, files);
+  return report(plan, waiting, paths);
 }
 
 function added<Row>(changes: readonly { before: Row | undefined; after: Row }[]): readonly Row[] {
@@ -425,6 +440,7 @@ function emptyTables(): KeyTables {
     rootKeys: [],
     keyrings: [],
     dataKeys: [],
+    keyUsage: [],
     targets: [],
     lastIds: { key: 0, auditKey: 0, rootKey: 0 },
   };
@@ -457,30 +473,23 @@ function demandProved(
   const isKnown = ({ before }: { readonly before: unknown }): boolean => before !== undefined;
   const root = plan.rootKeys.find((change) => isKnown(change) && !held.has(change.after.id));
   const key = plan.dataKeys.find((change) => isKnown(change) && unopened.includes(change.after.id));
+  const usage = plan.keyUsage.find(
+    ({ after: { data_key_id: id } }) => unopened.includes(id) && !added(plan.dataKeys).some((row) => row.id === id),
+  );
   const keyring = plan.keyrings.find(
     (change) =>
       isKnown(change) &&
       contents.dataKeys.some(({ id, keyring_id }) => keyring_id === change.after.id && unopened.includes(id)),
   );
-  const what =
-    root !== undefined
-      ? `root key ${root.after.id}`
-      : key !== undefined
-        ? `data key ${key.after.id}`
-        : keyring && `keyring ${keyring.after.name}`;
+  const what = [
+    root && `root key ${root.after.id}`,
+    key && `data key ${key.after.id}`,
+    usage && `data key ${usage.after.data_key_id}`,
+    keyring && `keyring ${keyring.after.name}`,
+  ].find((words) => words !== undefined);
   if (what !== undefined)
     throw new KeyturnError(
       'BACKUP_REFUSED',
       `the backup says something newer of ${what}, which is here, and no root key at hand proves it; give the root key; nothing was written`,
     );
-}
-
-async function writeRootFiles(contents: BackupContents, folder: string): Promise<readonly string[]> {
-  const files: string[] = [];
-  for (const { id, key } of contents.rootKeyBytes) {
-    const path = `${folder}/root-${id}.key`;
-    await writeDurably({ path, content: Buffer.from(`${key}\n`, 'latin1'), force: false });
-    files.push(path);
-  }
-  return files;
 }

@@ -1,6 +1,7 @@
 // What every verb is given. A verb takes the context and its own arguments, returns plain data, and throws KeyturnError;
 // doors add only words.
 import type { Config, ConfigFile, Environment } from '../config.js';
+import { nodeFileSystem, type FileSystem } from '../keys/durable-file.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import type { ProposedTarget } from '../rotation/target-text.js';
 import type { Database } from '../store/database.js';
@@ -25,6 +26,8 @@ export interface ControlContext {
   readonly onProgress: (words: string) => void;
   /** How long verbs wait for members and for older transactions before they refuse; default 60 s. */
   readonly patienceMs?: number;
+  /** A test makes the disk fail; default: the operating system's. */
+  readonly files?: FileSystem;
   /** A crash test ends the process at one of these points. */
   readonly reachPoint?: (point: ControlPoint) => Promise<void>;
 }
@@ -40,6 +43,9 @@ export type ControlPoint =
   | 'retire.before_state'
   | 'destroy.before'
   | 'destroy.after_null_before_audit'
+  | 'restore.parse'
+  | 'restore.row_n'
+  | 'restore.commit'
   | 'root.after_row_n'
   | 'root.before_commit'
   | 'root.after_commit_before_report';
@@ -51,6 +57,10 @@ export function patienceOf({ patienceMs = defaultPatienceMs, onProgress }: Contr
   readonly onProgress: (words: string) => void;
 } {
   return { patienceMs, onProgress };
+}
+
+export function filesOf({ files = nodeFileSystem }: ControlContext): FileSystem {
+  return files;
 }
 
 export interface OpenControl {

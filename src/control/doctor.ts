@@ -10,6 +10,7 @@ import { listDestructions, listMissingGuards } from '../store/destructions.js';
 import { listUnbackedKeys } from '../store/backups.js';
 import { findClusterId, getKeyringById } from '../store/keys.js';
 import { listRegistered } from '../store/registry.js';
+import { readPaceSettings } from '../store/pace-settings.js';
 import { requireSchema } from '../store/schema.js';
 import { keysWords } from './backup-policy.js';
 import type { ControlContext } from './context.js';
@@ -26,6 +27,7 @@ export async function examineEverything(context: ControlContext): Promise<readon
     await examineQueue(context),
     await examineSchema(context),
     await examineBackups(context),
+    await examineGauges(context),
   ];
   return [...findings.flat(), ...(await examineFences(context)), ...(await examineTargets(context))];
 }
@@ -205,6 +207,36 @@ async function examineBackups({ database }: ControlContext): Promise<readonly Fi
       remedy: 'keyturn backup create --output FILE',
     },
   ];
+}
+
+/** What pacing goes by and would not see: a signal that is missing without a word is taken for a calm one. */
+async function examineGauges({ config, database }: ControlContext): Promise<readonly Finding[]> {
+  if ((await database.query(`SELECT to_regclass('keyturn.cluster') IS NOT NULL`)).rows[0]?.[0] !== true) return [];
+  const findings: Finding[] = [];
+  if ((await readPaceSettings(database)).cpus === undefined)
+    findings.push({
+      level: 'warn',
+      check: 'pacing',
+      subject: 'sessions',
+      reason: 'the number of CPUs of the database server is not known, so no run gives way to busy sessions',
+      remedy: 'set pace.cpus in keyturn.yaml, then keyturn init',
+    });
+  // Supervisors log in as the worker role; where none is named, as whoever is connected now.
+  const { rows } = await database.query(
+    `SELECT quote_ident(rolname), pg_has_role(oid, 'pg_read_all_stats', 'USAGE') FROM pg_roles WHERE rolname = coalesce($1, current_user)`,
+    [config.roles.worker ?? null],
+  );
+  for (const [role, maySeeAll] of rows)
+    if (maySeeAll !== true)
+      findings.push({
+        level: 'warn',
+        check: 'pacing',
+        subject: String(role),
+        reason:
+          'cannot see what other sessions do, so no run gives way to busy sessions, vacuums and old transactions, and none moves beside a replica',
+        remedy: `GRANT pg_monitor TO ${String(role)}`,
+      });
+  return findings.length === 0 ? [ok('pacing', 'gauges', 'see every signal that SQL can show')] : findings;
 }
 
 /** Registered targets as they are now, then what the file names and `init` has not registered yet. */

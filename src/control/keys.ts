@@ -543,6 +543,7 @@ async function replaceActive(
 ): Promise<Activated> {
   const staged = await stageIn(context, keyring, reason, { isOrdered: true, replacing });
   const after = await getKeyring(context.database, keyring.name);
+  refuseIfReplaced(after, replacing);
   return activateIn(context, after, String(staged.key.id), { reason, without, replacing });
 }
 

@@ -1,4 +1,5 @@
 // The pace of all workers together, as every door tells it.
+import { paceValidSeconds } from '../rotation/standing.js';
 import type { Queryable } from '../store/database.js';
 import { readPace } from '../store/pace.js';
 
@@ -14,13 +15,10 @@ export interface PaceReport {
   readonly unseen: readonly string[];
 }
 
-/** A pace that no supervisor has renewed for so long says nothing. */
-const validSeconds = 15;
-
 /** Null where no supervisor measures. */
 export async function readPaceReport(database: Queryable): Promise<PaceReport | null> {
   const pace = await readPace(database);
-  if (pace === undefined || pace.ageSeconds > validSeconds) return null;
+  if (pace === undefined || pace.ageSeconds > paceValidSeconds) return null;
   return {
     target_workers: pace.targetWorkers ?? null,
     nice: pace.nice,

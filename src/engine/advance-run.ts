@@ -3,9 +3,11 @@
 // with.
 import { causeToPauseFor, mostBatchesToJudge, whyPaused } from '../rotation/breaker.js';
 import { findLaggards } from '../rotation/convergence.js';
+import { pauseOf, type HeldBack } from '../rotation/held-back.js';
 import { dispatchWindow } from '../rotation/pace.js';
 import { maxRounds, type RunKind, type RunState } from '../rotation/run.js';
 import { isLockState, maxAttempts } from '../rotation/slice-failure.js';
+import { paceReason } from '../rotation/standing.js';
 import {
   cancelPending,
   countBatches,
@@ -36,67 +38,68 @@ export interface Supervision {
   readonly leadership: Leadership;
 }
 
-/** `rests`: in words, why the run gets no batches for now; its bookkeeping goes on. */
-export async function advanceRun(supervision: Supervision, run: Run, rests?: string): Promise<void> {
+/**
+ * `rest`: why the run gets no batches for now; its bookkeeping goes on. Answers what holds it back, where something does.
+ */
+export async function advanceRun(supervision: Supervision, run: Run, rest?: HeldBack): Promise<HeldBack | undefined> {
   switch (run.state) {
     case 'pending':
-      return begin(supervision, run, rests);
+      return begin(supervision, run, rest);
     case 'running':
     case 'verifying':
-      return proceed(supervision, run, rests);
+      return proceed(supervision, run, rest);
     case 'pausing':
-      return settle(supervision, run, 'paused');
+      await settle(supervision, run, 'paused');
+      return pauseOf(run, run.heldBackBy);
     case 'cancelling':
-      return settle(supervision, run, 'cancelled');
+      await settle(supervision, run, 'cancelled');
+      return undefined;
     default:
-      return;
+      return pauseOf(run, run.heldBackBy);
   }
 }
 
 /** Nothing moves before every live member writes with the target key: only then is a frozen bound complete. */
-async function begin(supervision: Supervision, run: Run, rests: string | undefined): Promise<void> {
+async function begin(supervision: Supervision, run: Run, rest: HeldBack | undefined): Promise<HeldBack | undefined> {
   const { database } = supervision;
-  if (await followActiveKey(supervision, run)) return;
-  const waiting = rests ?? (await findWhoToWaitFor(database, run));
-  if (waiting !== undefined) return setHeldBack(database, run, waiting);
+  if (await followActiveKey(supervision, run)) return undefined;
+  const waiting = rest ?? (await findWhoToWaitFor(database, run));
+  if (waiting !== undefined) {
+    await setHeldBack(database, run, waiting.words);
+    return waiting;
+  }
   await leading(supervision, async (client) => {
     const pass = run.pass + 1;
     const isMoved = await moveRunIfState(client, run, { to: run.kind === 'verify' ? 'verifying' : 'running', pass });
     // Its batches were written with the order.
     if (isMoved && !run.onlyCells) await beginPass(client, run, pass);
   });
+  return undefined;
 }
 
-/** In words, a live member that does not write with the target key yet. */
-async function findWhoToWaitFor(database: Queryable, run: Run): Promise<string | undefined> {
+/** A live member that does not write with the target key yet. */
+async function findWhoToWaitFor(database: Queryable, run: Run): Promise<HeldBack | undefined> {
   if (run.kind !== 'reencrypt') return undefined;
   const [laggard] = findLaggards(await listMembers(database), {
     keyringId: run.keyringId,
     writesWithKeyId: run.targetKeyId,
   });
-  return laggard && `waiting for ${laggard.member}, which ${laggard.why}`;
+  return laggard && { reason: 'member', words: `waiting for ${laggard.member}, which ${laggard.why}` };
 }
 
-async function proceed(supervision: Supervision, run: Run, rests: string | undefined): Promise<void> {
+async function proceed(supervision: Supervision, run: Run, rest: HeldBack | undefined): Promise<HeldBack | undefined> {
   const { database, leadership } = supervision;
-  if (await followActiveKey(supervision, run)) return;
-  if (await tripped(supervision, run)) return;
+  if (await followActiveKey(supervision, run)) return undefined;
+  if (await tripped(supervision, run)) return undefined;
   const kind: RunKind = run.state === 'verifying' ? 'verify' : run.kind;
   const workers = (await listMembers(database)).filter((member) => member.isLive && member.kind === 'worker').length;
   // The active key may have changed since `begin`: the scan, too, freezes a bound that all must write behind.
   const waiting =
     run.state === 'running' && (await isPassSettled(database, run)) ? await findWhoToWaitFor(database, run) : undefined;
-  await setHeldBack(
-    database,
-    run,
-    rests ??
-      waiting ??
-      (workers === 0
-        ? 'no live worker; start one with: keyturn worker'
-        : ((await readPace(database))?.reason ?? (await findLocksWaitedFor(database, run)))),
-  );
-  if (waiting !== undefined) return;
-  if (rests === undefined) {
+  const heldBack = rest ?? waiting ?? (await findWhatSlows(database, run, workers));
+  await setHeldBack(database, run, heldBack?.words);
+  if (waiting !== undefined) return heldBack;
+  if (rest === undefined) {
     const wanted = 2 * dispatchWindow(workers) - (await countPendingRanges(database, run.id, run.pass));
     if (wanted > 0) await planBatches(database, leadership, run, kind, wanted);
   } else {
@@ -109,14 +112,23 @@ async function proceed(supervision: Supervision, run: Run, rests: string | undef
       if (move.to === 'verifying' && move.pass !== undefined) await beginPass(client, run, move.pass);
     }
   });
+  return heldBack;
 }
 
-/** In words, the rows that are left and that the application keeps locked. */
-async function findLocksWaitedFor(database: Queryable, run: Run): Promise<string | undefined> {
+async function findWhatSlows(database: Queryable, run: Run, workers: number): Promise<HeldBack | undefined> {
+  if (workers === 0) return { reason: 'no_worker', words: 'no live worker; start one with: keyturn worker' };
+  const words = paceReason(await readPace(database));
+  return words === undefined ? findLocksWaitedFor(database, run) : { reason: 'pace', words };
+}
+
+/** The rows that are left and that the application keeps locked. */
+async function findLocksWaitedFor(database: Queryable, run: Run): Promise<HeldBack | undefined> {
   const rows = await countRowsWaitedFor(database, run.id, run.pass);
-  return rows === undefined
-    ? undefined
-    : `waiting for the application, which keeps the last ${rows === 1 ? 'row' : `${rows} rows`} locked`;
+  if (rows === undefined) return undefined;
+  return {
+    reason: 'locks',
+    words: `waiting for the application, which keeps the last ${rows === 1 ? 'row' : `${rows} rows`} locked`,
+  };
 }
 
 /** Everything is planned, and every batch is done. */

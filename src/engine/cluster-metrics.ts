@@ -1,7 +1,9 @@
 // The leading supervisor's reading of the cluster into metrics, when it is scraped. A scrape must never load the database:
 // however many scrapers ask, it is read at most once in five seconds, and a reading that failed is not repeated sooner.
 import { algorithmNames, encryptionLimits } from '../crypto/algorithms.js';
+import { doesRest, type HeldReason } from '../rotation/held-back.js';
 import { isWorking } from '../rotation/run.js';
+import { paceInForce, paceReason } from '../rotation/standing.js';
 import type { BatchQueue } from '../queue/jobs.js';
 import type { Database } from '../store/database.js';
 import {
@@ -31,6 +33,8 @@ export interface ClusterMetricsOptions {
   readonly queue: Pick<BatchQueue, 'depth'>;
   readonly metrics: Metrics;
   readonly isLeading: () => boolean;
+  /** As the supervisor's last tick left it, by run. */
+  readonly heldBack: () => ReadonlyMap<number, HeldReason>;
   readonly onTrouble: (error: unknown) => void;
 }
 
@@ -47,7 +51,7 @@ export function openClusterMetrics(options: ClusterMetricsOptions): ClusterMetri
   async function read(): Promise<void> {
     const startedAtMs = performance.now();
     try {
-      for (const [name, samples] of Object.entries(await readCluster(options.database)))
+      for (const [name, samples] of Object.entries(await readCluster(options.database, options.heldBack)))
         metrics.replace(name as MetricName, samples);
     } catch (error) {
       forget(metrics);
@@ -92,7 +96,7 @@ function forget(metrics: Metrics): void {
 type Samples = Partial<Record<MetricName, readonly Sample[]>>;
 
 /** One statement after the other: a scrape takes one connection, not all of them. */
-async function readCluster(database: Database): Promise<Samples> {
+async function readCluster(database: Database, heldBack: () => ReadonlyMap<number, HeldReason>): Promise<Samples> {
   const runs = await readRunNumbers(database);
   const oldestSeconds = await readOldestDispatchedSeconds(database);
   const quarantine = await readQuarantineNumbers(database);
@@ -102,7 +106,7 @@ async function readCluster(database: Database): Promise<Samples> {
   const holding = await readHoldingNumbers(database);
   const pace = await readPace(database);
   return {
-    ...runSamples(runs),
+    ...runSamples(runs, heldBack()),
     ...paceSamples(pace),
     keyturn_queue_oldest_age_seconds: [{ labels: {}, value: oldestSeconds }],
     keyturn_quarantine_cells: quarantine.map(({ cause, cells }) => ({ labels: { cause }, value: cells })),
@@ -132,6 +136,9 @@ async function readCluster(database: Database): Promise<Samples> {
     keyturn_cryptoperiod_left_seconds: keyrings.flatMap(({ keyring, activeKeyAgeSeconds: age, cryptoperiodSeconds }) =>
       age === undefined ? [] : [{ labels: { keyring }, value: cryptoperiodSeconds - age }],
     ),
+    keyturn_next_rotation_seconds: keyrings.flatMap(({ keyring, nextRotationSeconds: value }) =>
+      value === undefined ? [] : [{ labels: { keyring }, value }],
+    ),
     keyturn_key_encryptions: keyrings.map(({ keyring, encryptions }) => ({ labels: { keyring }, value: encryptions })),
     keyturn_key_limit_used_ratio: keyrings.flatMap(({ keyring, encryptions, algorithm }) => {
       const name = algorithmNames.find((known) => known === algorithm);
@@ -145,11 +152,12 @@ type Pace = Awaited<ReturnType<typeof readPace>>;
 
 function paceSamples(pace: Pace): Samples {
   const one = (value: number): readonly Sample[] => [{ labels: {}, value }];
+  const { targetWorkers, nice } = paceInForce(pace);
+  const reason = paceReason(pace);
   return {
-    keyturn_pace_factor: one(pace?.targetWorkers === 0 ? 0 : 1 / (1 + (pace?.nice ?? 0))),
-    keyturn_pace_target_workers: pace?.targetWorkers === undefined ? [] : one(pace.targetWorkers),
-    keyturn_pace_reason:
-      pace?.reason === undefined ? [] : [{ labels: { reason: withoutNumbers(pace.reason) }, value: 1 }],
+    keyturn_pace_factor: one(targetWorkers === 0 ? 0 : 1 / (1 + nice)),
+    keyturn_pace_target_workers: targetWorkers === undefined ? [] : one(targetWorkers),
+    keyturn_pace_reason: reason === undefined ? [] : [{ labels: { reason: withoutNumbers(reason) }, value: 1 }],
     keyturn_pace_age_seconds: pace === undefined ? [] : one(pace.ageSeconds),
   };
 }
@@ -162,9 +170,11 @@ function withoutNumbers(words: string): string {
 const unfinishedStates = ['pending', 'running', 'verifying', 'pausing', 'paused', 'cancelling'] as const;
 const batchStates = ['pending', 'dispatched', 'running', 'done'] as const;
 
-function runSamples(runs: readonly RunNumbers[]): Samples {
+function runSamples(runs: readonly RunNumbers[], heldBack: ReadonlyMap<number, HeldReason>): Samples {
   const ofRun = (run: RunNumbers): Sample['labels'] => ({ run: run.id, keyring: run.keyring, kind: run.kind });
   const working = runs.filter((run) => isWorking(run.state));
+  const rests = (run: RunNumbers): boolean => doesRest(heldBack.get(run.id));
+  const atWork = working.filter((run) => !rests(run));
   return {
     keyturn_runs: unfinishedStates.map((state) => ({
       labels: { state },
@@ -179,11 +189,15 @@ function runSamples(runs: readonly RunNumbers[]): Samples {
       .filter((run) => run.rowsPerSecond > 0)
       .map((run) => ({ labels: ofRun(run), value: rowsLeft(run) / run.rowsPerSecond })),
     keyturn_run_idle_seconds: runs
-      .filter((run) => run.state !== 'paused')
+      .filter((run) => run.state !== 'paused' && !rests(run))
       .map((run) => ({ labels: ofRun(run), value: run.idleSeconds })),
+    keyturn_run_held: runs.flatMap((run) => {
+      const reason = heldBack.get(run.id);
+      return reason === undefined ? [] : [{ labels: { ...ofRun(run), reason }, value: 1 }];
+    }),
     keyturn_batches: batchStates.map((state) => ({
       labels: { state },
-      value: runs.reduce((sum, run) => sum + run.batches[state], 0),
+      value: atWork.reduce((sum, run) => sum + run.batches[state], 0),
     })),
   };
 }

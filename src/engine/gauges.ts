@@ -2,22 +2,14 @@
 // its own. A source whose statement fails, or is still out when the next look begins, keeps its last reading, which grows
 // old; the rules of src/rotation say what that means.
 import { isKeyturnError } from '../errors.js';
+import { noArchiveWatch, watchArchive } from '../rotation/archive-watch.js';
 import { noCanaryWatch, watchCanary } from '../rotation/canary.js';
 import { noCheckpointWatch, watchCheckpoints } from '../rotation/checkpoint-watch.js';
-import {
-  archiveSegments,
-  blockedSessions,
-  deadShare,
-  deadShareForGood,
-  sessionsPerCpu,
-  slotGrade,
-  transactionSeconds,
-  vacuums,
-  type HealthSource,
-  type Reading,
-} from '../rotation/health.js';
+import { deadReadings, slotReading } from '../rotation/disk-use.js';
+import { transactionSeconds, vacuums, type HealthSource, type Reading } from '../rotation/health.js';
 import type { Gauge } from '../rotation/pacing.js';
 import { noReplicaWatch, watchReplicas } from '../rotation/replica-watch.js';
+import { noBlockingWatch, noSessionWatch, watchBlocking, watchSessions } from '../rotation/session-watch.js';
 import type { Database } from '../store/database.js';
 import {
   chooseCanary,
@@ -33,8 +25,6 @@ import {
   timeCanary,
   type Canary,
   type Seen,
-  type Slot,
-  type TableHealth,
 } from '../store/health.js';
 import type { PaceSettings } from '../store/pace-settings.js';
 
@@ -115,7 +105,7 @@ function readersOf(database: Database): Readonly<Record<HealthSource, Read>> {
     sessions: sessionReader(database),
     blocking: blockingReader(database),
     canary: canaryReader(database),
-    dead_rows: async () => ({ seen: (await readTables(database)).filter(isWorthCleaning).map(deadReading) }),
+    dead_rows: async () => ({ seen: (await readTables(database)).flatMap(deadReadings) }),
     vacuum: async () =>
       mapSeen(await listVacuums(database), (tables) =>
         tables.map((table) => ({
@@ -152,57 +142,37 @@ function replicaReader(database: Database): Read {
     });
 }
 
-/** Where nothing was archived since the statistics began, what was written since this gauge was opened counts. */
 function archiveReader(database: Database): Read {
-  let openedAt: number | undefined;
+  let watch = noArchiveWatch;
   return async () => {
     const archive = await readWalArchive(database);
     if (archive === undefined) return { seen: [] };
-    openedAt ??= archive.current - 1;
-    const value = Math.max(0, archive.current - 1 - (archive.archived ?? openedAt));
-    const words = `${value} segments of WAL wait to be archived`;
-    return { seen: [{ source: 'wal_archive', value, limits: archiveSegments, words }] };
+    const watched = watchArchive(watch, archive);
+    watch = watched.watch;
+    return { seen: watched.readings };
   };
 }
 
-const leastLeft = 0.2;
-
-function slotReading({ name, grade, left }: Slot): Reading {
-  const isShort = grade === 'unreserved' || grade === 'lost' || (left !== undefined && left < leastLeft);
-  const value = isShort ? 2 : grade === 'extended' ? 1 : 0;
-  return { source: 'slots', value, limits: slotGrade, words: `replication slot ${name} holds back WAL (${grade})` };
-}
-
-/** Means over a few looks: one moment says little about a load. */
-const meanOver = 5;
-
 /** A number of sessions means nothing without the number of processors, and a wrong guess would slow every run for good. */
 function sessionReader(database: Database): Read {
-  let recent: readonly number[] = [];
+  let watch = noSessionWatch;
   return async ({ settings: { cpus } }) => {
     if (cpus === undefined)
       return { unavailable: 'the number of CPUs of the database server is not known; set pace.cpus in keyturn.yaml' };
     return mapSeen(await countActiveSessions(database), (active) => {
-      recent = [...recent, active].slice(-meanOver);
-      const mean = recent.reduce((sum, one) => sum + one, 0) / recent.length;
-      const words = `${Math.round(mean)} active sessions on ${cpus} CPUs`;
-      return [{ source: 'sessions' as const, value: mean / cpus, limits: sessionsPerCpu, words }];
+      const watched = watchSessions(watch, active, cpus);
+      watch = watched.watch;
+      return watched.readings;
     });
   };
 }
 
-/** A few at one look may be chance; as many as were there at the last look, too, are not. Very many are never. */
 function blockingReader(database: Database): Read {
-  let before = 0;
+  let watch = noBlockingWatch;
   return async () => {
-    const now = await countBlockedByUs(database);
-    const value = now >= blockedSessions.hard ? now : Math.min(now, before);
-    before = now;
-    return {
-      seen: [
-        { source: 'blocking', value, limits: blockedSessions, words: `${now} sessions wait for locks of the run` },
-      ],
-    };
+    const watched = watchBlocking(watch, await countBlockedByUs(database));
+    watch = watched.watch;
+    return { seen: watched.readings };
   };
 }
 
@@ -222,27 +192,6 @@ function canaryReader(database: Database): Read {
     const watched = watchCanary(watch, { milliseconds, isMoving });
     watch = watched.watch;
     return { seen: watched.readings };
-  };
-}
-
-/**
- * Less is vacuumed in seconds and no disk is filled by it; a table that is rewritten faster than autovacuum looks at it
- * (once a minute) would only be kept waiting.
- */
-const fewDeadBytes = 1_073_741_824;
-
-function isWorthCleaning({ bytes, deadRows, liveRows }: TableHealth): boolean {
-  return bytes * (deadRows / Math.max(1, deadRows + liveRows)) >= fewDeadBytes;
-}
-
-function deadReading({ table, deadRows, liveRows, isCleanedUp }: TableHealth): Reading {
-  const value = deadRows / (deadRows + liveRows);
-  const hint = isCleanedUp ? '' : '; autovacuum is off for it, so run: VACUUM';
-  return {
-    source: 'dead_rows',
-    value,
-    limits: isCleanedUp ? deadShare : deadShareForGood,
-    words: `${deadShare.show(value)} of table ${table} is dead rows${hint}`,
   };
 }
 

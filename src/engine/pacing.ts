@@ -25,6 +25,8 @@ export interface PacingOptions {
 }
 
 export interface Pacing {
+  /** Rejects when it cannot go on. Where nobody listens, that ends the process: without pacing nothing would slow a run. */
+  readonly ended: Promise<void>;
   /** After the look in hand. Safe twice. */
   stop(): Promise<void>;
 }
@@ -73,10 +75,9 @@ export function startPacing({ database, leadership, onTrouble }: PacingOptions):
       await delay(wait, undefined, { signal: stopping.signal }).catch(() => undefined);
     }
   })();
-  // Whoever stops it sees what ended it; until then nobody listens.
-  loop.catch(() => undefined);
 
   return {
+    ended: loop,
     stop() {
       stopping.abort();
       return loop;

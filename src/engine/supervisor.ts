@@ -8,7 +8,8 @@ import { randomUUID } from 'node:crypto';
 import { isKeyturnError } from '../errors.js';
 import type { BatchQueue } from '../queue/jobs.js';
 import { dispatchWindow, followUpWindow } from '../rotation/pace.js';
-import { whyItRests } from '../rotation/precedence.js';
+import { paceInForce } from '../rotation/standing.js';
+import { restOf, type HeldBack, type HeldReason } from '../rotation/held-back.js';
 import {
   countOut,
   dispatchDue,
@@ -57,6 +58,8 @@ export interface Supervisor {
   /** As of the last tick; undefined while another one leads. */
   readonly leadership: Leadership | undefined;
   readonly isLeading: boolean;
+  /** Unfinished runs that do not go on as they might, as of the last tick. */
+  readonly heldBack: ReadonlyMap<number, HeldReason>;
   /** Monotonic milliseconds: when the last tick began. */
   readonly tickedAtMs: number;
   /** Gives up the lead after the tick in hand. Safe twice. */
@@ -70,6 +73,7 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   let heldAtMs = -Infinity;
   let tickedAtMs = performance.now();
   let reconciledAtMs = -Infinity;
+  let heldBack: ReadonlyMap<number, HeldReason> = new Map();
   /** Batches the queue did not know on the last reconciliation; returned when it still does not. */
   let suspects = new Set<string>();
   /** What the last tick found, to tell whether anything happens. */
@@ -80,18 +84,27 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
     const tokenBefore = leadership?.fencingToken;
     const askedAtMs = performance.now();
     leadership = await holdLeadership(database, holder, options.healthUrl);
-    if (leadership === undefined) return false;
+    if (leadership === undefined) {
+      heldBack = new Map();
+      return false;
+    }
     heldAtMs = askedAtMs;
     if (leadership.fencingToken !== tokenBefore)
       options.onEvent('supervisor leads', { fencingToken: leadership.fencingToken });
     const runs = await listUnfinishedRuns(database);
-    const resting = new Map(runs.map((run) => [run.id, whyItRests(run, runs, run.readAt)]));
-    for (const run of runs) await advance(leadership, run, resting.get(run.id));
+    const resting = new Map<number, HeldBack>();
+    for (const run of runs) {
+      const rest = restOf(run, runs, run.readAt);
+      if (rest !== undefined) resting.set(run.id, rest);
+    }
+    const held = new Map<number, HeldReason>();
+    for (const run of runs) {
+      const by = await advance(leadership, run, resting.get(run.id));
+      if (by !== undefined) held.set(run.id, by.reason);
+    }
+    heldBack = held;
     for (const batch of await whileLeading(leadership, expireLeases)) options.onEvent('lease expired', { batch });
-    const out = await dispatch(
-      leadership,
-      [...resting].filter(([, why]) => why !== undefined).map(([id]) => id),
-    );
+    const out = await dispatch(leadership, [...resting.keys()]);
     if (performance.now() - reconciledAtMs >= reconcileMs) {
       reconciledAtMs = performance.now();
       await reconcile(leadership);
@@ -102,13 +115,14 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
   }
 
   /** A run that cannot go on, say because its table changed, must not keep the others from being looked after. */
-  async function advance(lead: Leadership, run: Run, rests: string | undefined): Promise<void> {
+  async function advance(lead: Leadership, run: Run, rest: HeldBack | undefined): Promise<HeldBack | undefined> {
     try {
-      await advanceRun({ database, leadership: lead }, run, rests);
+      return await advanceRun({ database, leadership: lead }, run, rest);
     } catch (error) {
       if (!isKeyturnError(error) || error.code === 'DATABASE_UNAVAILABLE') throw error;
       options.onTrouble(error);
       await setHeldBack(database, run, error.message);
+      return { reason: 'trouble', words: error.message };
     }
   }
 
@@ -121,7 +135,7 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
       list: Math.max(0, followUpWindow(workers) - out.list),
     };
     const pace = await readPace(database);
-    const places = Math.max(0, (pace?.targetWorkers ?? Infinity) - out.range - out.list);
+    const places = Math.max(0, (paceInForce(pace).targetWorkers ?? Infinity) - out.range - out.list);
     let ranges = 0;
     const batches = await whileLeading(lead, async (client) => {
       const due = await dispatchDue(client, Math.min(free.range, places), { shape: 'range', resting });
@@ -195,6 +209,9 @@ export function startSupervisor(options: SupervisorOptions): Supervisor {
     // A leader that cannot reach the database has a lease that runs out like any other's.
     get isLeading() {
       return leadership !== undefined && performance.now() - heldAtMs < leadershipSeconds * 1_000;
+    },
+    get heldBack() {
+      return heldBack;
     },
     get tickedAtMs() {
       return tickedAtMs;

@@ -37,6 +37,7 @@ const dataKeyRow = z
     wraps: z.array(wrapRow),
   })
   .catchall(json);
+const usageRow = z.strictObject({ data_key_id: id, reserved: count });
 const columnRow = z.object({ id: uuid, target_id: uuid, name: z.string(), column_name: z.string() }).catchall(json);
 const targetRow = z
   .object({
@@ -56,6 +57,8 @@ const keyTablesShape = {
   rootKeys: z.array(rootKeyRow),
   keyrings: z.array(keyringRow),
   dataKeys: z.array(dataKeyRow),
+  /** Encryptions reserved under each key that has encrypted. */
+  keyUsage: z.array(usageRow),
   targets: z.array(targetRow),
   /** The highest id ever taken, also by keys that were never stored. */
   lastIds: z.strictObject({ key: count, auditKey: count, rootKey: count }),
@@ -82,6 +85,7 @@ export type BackupContents = z.output<typeof contents>;
 export type RootKeyRow = z.output<typeof rootKeyRow>;
 export type KeyringRow = z.output<typeof keyringRow>;
 export type DataKeyRow = z.output<typeof dataKeyRow>;
+export type UsageRow = z.output<typeof usageRow>;
 export type WrapRow = z.output<typeof wrapRow>;
 export type TargetRow = z.output<typeof targetRow>;
 export type TargetColumnRow = z.output<typeof columnRow>;

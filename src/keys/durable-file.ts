@@ -9,7 +9,8 @@ import { KeyturnError } from '../errors.js';
 
 /** The operating system's part; a test makes each of its calls fail. */
 export interface FileSystem {
-  exists(path: string): Promise<boolean>;
+  /** Undefined where nothing is; follows no link. */
+  look(path: string): Promise<Seen | undefined>;
   list(folder: string): Promise<readonly string[]>;
   /** Exclusive, mode 0600, follows no link. */
   create(path: string): Promise<OpenFile>;
@@ -20,6 +21,12 @@ export interface FileSystem {
   remove(path: string): Promise<void>;
 }
 
+export interface Seen {
+  readonly kind: 'file' | 'folder' | 'other';
+  /** The permission bits. */
+  readonly mode: number;
+}
+
 export interface OpenFile {
   /** May write less than it was given, as write(2) may; answers how much. */
   write(content: Buffer, from: number): Promise<number>;
@@ -28,12 +35,12 @@ export interface OpenFile {
 }
 
 export const nodeFileSystem: FileSystem = {
-  async exists(path) {
+  async look(path) {
     try {
-      await lstat(path);
-      return true;
+      const seen = await lstat(path);
+      return { kind: seen.isFile() ? 'file' : seen.isDirectory() ? 'folder' : 'other', mode: seen.mode & 0o777 };
     } catch (error) {
-      if (codeOf(error) === 'ENOENT') return false;
+      if (['ENOENT', 'ENOTDIR'].includes(codeOf(error))) return undefined;
       throw error;
     }
   },
@@ -65,6 +72,8 @@ export interface DurableWrite {
   readonly content: Buffer;
   /** Replace a file that is there. */
   readonly force: boolean;
+  /** What to do about a file that is there and is not replaced; default: give another name. */
+  readonly otherwise?: string;
 }
 
 /**
@@ -72,17 +81,17 @@ export interface DurableWrite {
  * FILE_UNAVAILABLE where the file could not be written; then the old file, or none, is there, or the new one whole.
  */
 export async function writeDurably(
-  { path, content, force }: DurableWrite,
+  { content, ...place }: DurableWrite,
   files: FileSystem = nodeFileSystem,
 ): Promise<void> {
-  const target = resolve(path);
+  const target = resolve(place.path);
   const folder = dirname(target);
   const temporary = join(folder, temporaryName(basename(target), process.pid));
-  await refuseExisting(target, force, files);
+  await refuseExisting({ ...place, path: target }, files);
   await during('looking for leftovers beside', target, () => sweep(folder, basename(target), files));
   try {
     await during('writing', target, () => writeTemporary(temporary, content, files));
-    await refuseExisting(target, force, files);
+    await refuseExisting({ ...place, path: target }, files);
     await during('renaming', target, () => files.rename(temporary, target));
   } catch (error) {
     // What is left is swept by the next write; the first error is the one to report.
@@ -94,14 +103,17 @@ export async function writeDurably(
   if (!sha256(stored).equals(sha256(content)))
     throw new KeyturnError(
       'FILE_UNAVAILABLE',
-      `the file ${path} does not read back as it was written; do not rely on it, and look at the disk`,
+      `the file ${target} does not read back as it was written; do not rely on it, and look at the disk`,
     );
 }
 
 /** Throws BACKUP_REFUSED for a file that is there, before work is done that would be in vain. */
-export async function refuseExisting(path: string, force: boolean, files: FileSystem = nodeFileSystem): Promise<void> {
-  if (force || !(await during('looking at', path, () => files.exists(path)))) return;
-  throw new KeyturnError('BACKUP_REFUSED', `there is a file at ${path} already; give another name, or --force`);
+export async function refuseExisting(
+  { path, force, otherwise = 'give another name' }: Omit<DurableWrite, 'content'>,
+  files: FileSystem = nodeFileSystem,
+): Promise<void> {
+  if (force || (await during('looking at', path, () => files.look(path))) === undefined) return;
+  throw new KeyturnError('BACKUP_REFUSED', `there is a file at ${path} already; ${otherwise}`);
 }
 
 async function writeTemporary(path: string, content: Buffer, files: FileSystem): Promise<void> {
@@ -140,7 +152,8 @@ function isAnotherLiveProcess(pid: number): boolean {
   }
 }
 
-async function during<T>(what: string, path: string, work: () => Promise<T>): Promise<T> {
+/** Throws FILE_UNAVAILABLE for what the operating system refuses. */
+export async function during<T>(what: string, path: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {

@@ -89,7 +89,7 @@ export function createEncryptionBudget({ title, keyId, algorithm, ...options }: 
     if (isSpent)
       return new KeyturnError(
         'KEY_SPENT',
-        `${title} has used up its ${encryptionLimits[algorithm]?.refuse} encryptions with ${algorithm} and encrypts no more; rotate now: keyturn key rotate`,
+        `${title} has used up its ${encryptionLimits[algorithm]?.refuse} encryptions with ${algorithm}, or counts so since a restore, and encrypts no more; rotate now: keyturn key rotate`,
         { keyId: String(keyId) },
       );
     return new KeyturnError(

@@ -1,6 +1,7 @@
 // Merges the key tables of a backup into those of a database, without I/O. Every change of a key raises its keyring's
 // generation, so of two pictures of one keyring the one with the higher generation is the newer, and it says states and
 // wraps; the other adds only what the newer lacks. Restoring two backups of one history in either order ends equal.
+import { encryptionLimits } from '../crypto/algorithms.js';
 import { KeyturnError } from '../errors.js';
 import {
   canonicalJson,
@@ -10,6 +11,7 @@ import {
   type KeyTables,
   type RootKeyRow,
   type TargetRow,
+  type UsageRow,
 } from './backup.js';
 
 /** Throws BACKUP_REFUSED for a backup of another cluster, and where equal ids stand for different things. */
@@ -26,6 +28,7 @@ export function mergeKeyTables(current: KeyTables, backup: KeyTables): KeyTables
     rootKeys: mergeRows(current.rootKeys, backup.rootKeys, isNewer, refuseOtherRoot),
     keyrings: mergeKeyrings(current, backup),
     dataKeys: mergeDataKeys(current, backup, isNewer),
+    keyUsage: mergeUsage(current, backup),
     targets: mergeTargets(current.targets, backup.targets),
     lastIds: {
       key: Math.max(current.lastIds.key, backup.lastIds.key),
@@ -106,11 +109,11 @@ function mergeDataKeys(current: KeyTables, backup: KeyTables, isNewer: boolean):
       const there = backup.dataKeys.find((key) => key.id === id);
       if (here !== undefined && there !== undefined) {
         refuseOtherKey(here, there);
-        return newerOf(here) === backup ? sticky(there, here) : sticky(here, there);
+        return unspent(newerOf(here) === backup ? sticky(there, here) : sticky(here, there), current, backup);
       }
       const only = here ?? there;
       if (only === undefined) return [];
-      return (newerOf(only) === backup) === (here === undefined) ? only : withoutPlace(only);
+      return (newerOf(only) === backup) === (here === undefined) ? unspent(only, current, backup) : withoutPlace(only);
     });
   refuseDoubles(merged);
   return merged;
@@ -127,9 +130,10 @@ function refuseOtherKey(one: DataKeyRow, other: DataKeyRow): void {
     );
 }
 
-/** What is never undone, whatever is newer: destroyed stays destroyed, compromised stays compromised. */
+/** What is never undone, whatever is newer: destroyed stays destroyed, compromised stays compromised, and no key is staged again. */
 function sticky(newer: DataKeyRow, older: DataKeyRow): DataKeyRow {
   if (older.state === 'destroyed' && newer.state !== 'destroyed') return older;
+  if (newer.state === 'staged' && older.state !== 'staged') return sticky(withoutPlace(newer), older);
   // A compromised key encrypts no more.
   return older.compromised && !newer.compromised ? withoutPlace({ ...newer, compromised: true }) : newer;
 }
@@ -139,6 +143,53 @@ function withoutPlace(key: DataKeyRow): DataKeyRow {
   return key.keyring_id !== null && (key.state === 'active' || key.state === 'staged')
     ? { ...key, state: 'decrypt_only' }
     : key;
+}
+
+/** A staged key that counts as spent would be activated by the next rotation, and encrypt nothing: it goes without the place. */
+function unspent(key: DataKeyRow, current: KeyTables, backup: KeyTables): DataKeyRow {
+  return key.state === 'staged' && spentLimit(key, current, backup) !== undefined ? withoutPlace(key) : key;
+}
+
+/** The higher count; never too low (docs/backup.md). */
+function mergeUsage(current: KeyTables, backup: KeyTables): UsageRow[] {
+  const keys = new Map([...current.dataKeys, ...backup.dataKeys].map((key) => [key.id, key]));
+  return [...keys.values()]
+    .map((key) => ({
+      data_key_id: key.id,
+      reserved: Math.max(
+        reservedIn(current, key.id),
+        reservedIn(backup, key.id),
+        spentLimit(key, current, backup) ?? 0,
+      ),
+    }))
+    .filter(({ data_key_id: id, reserved }) => reserved > 0 || hasUsage(current, id) || hasUsage(backup, id))
+    .toSorted((a, b) => a.data_key_id - b.data_key_id);
+}
+
+/**
+ * Of a key of a limited algorithm that encrypted, or may have, where nobody counted: the backup knows a key, a change of its
+ * keyring or encryptions that this database does not, so what came after the backup is not known to either.
+ */
+function spentLimit(key: DataKeyRow, current: KeyTables, backup: KeyTables): number | undefined {
+  const limit = encryptionLimits[key.algorithm]?.refuse;
+  const [here, there] = [current, backup].map(({ dataKeys }) => dataKeys.find(({ id }) => id === key.id));
+  if (limit === undefined || there === undefined || there.state === 'destroyed') return undefined;
+  const [keyringHere, keyringThere] = [current, backup].map(({ keyrings }) =>
+    keyrings.find(({ id }) => id === key.keyring_id),
+  );
+  const isBehind =
+    here === undefined ||
+    isBackupNewer(keyringHere, keyringThere) ||
+    reservedIn(backup, key.id) > reservedIn(current, key.id);
+  return isBehind ? limit : undefined;
+}
+
+function reservedIn({ keyUsage }: KeyTables, id: number): number {
+  return keyUsage.find(({ data_key_id }) => data_key_id === id)?.reserved ?? 0;
+}
+
+function hasUsage({ keyUsage }: KeyTables, id: number): boolean {
+  return keyUsage.some(({ data_key_id }) => data_key_id === id);
 }
 
 function refuseDoubles(keys: readonly DataKeyRow[]): void {
@@ -186,6 +237,9 @@ export interface RestorePlan {
   readonly rootKeys: readonly Change<RootKeyRow>[];
   readonly keyrings: readonly Change<KeyringRow>[];
   readonly dataKeys: readonly Change<DataKeyRow>[];
+  readonly keyUsage: readonly Change<UsageRow>[];
+  /** Keys of a limited algorithm that count as spent from now on. */
+  readonly spentKeys: readonly number[];
   readonly targets: readonly Change<TargetRow>[];
   readonly lastIds: KeyTables['lastIds'];
 }
@@ -203,10 +257,14 @@ export function planRestore(current: KeyTables, backup: BackupContents): Restore
     rootKeys: backup.rootKeys,
     keyrings: backup.keyrings,
     dataKeys: backup.dataKeys,
+    keyUsage: backup.keyUsage,
     targets: backup.targets,
     lastIds: backup.lastIds,
   });
   const dataKeys = changesOf(current.dataKeys, merged.dataKeys);
+  const keyUsage = merged.keyUsage
+    .map((after) => ({ before: current.keyUsage.find((row) => row.data_key_id === after.data_key_id), after }))
+    .filter(({ before, after }) => before?.reserved !== after.reserved);
   return {
     cluster: current.cluster === null ? backup.cluster : undefined,
     rootKeys: changesOf(current.rootKeys, merged.rootKeys),
@@ -215,9 +273,16 @@ export function planRestore(current: KeyTables, backup: BackupContents): Restore
       merged.keyrings.map((keyring) => noticed(keyring, current, dataKeys)),
     ),
     dataKeys,
+    keyUsage,
+    spentKeys: merged.dataKeys.filter((key) => becomesSpent(key, keyUsage)).map(({ id }) => id),
     targets: changesOf(current.targets, merged.targets),
     lastIds: merged.lastIds,
   };
+}
+
+function becomesSpent({ id, algorithm }: DataKeyRow, changes: readonly Change<UsageRow>[]): boolean {
+  const limit = encryptionLimits[algorithm]?.refuse ?? Infinity;
+  return changes.some(({ after }) => after.data_key_id === id && after.reserved >= limit);
 }
 
 /** Members look at the generation alone: a keyring that got a lost key back takes a step of its own. */

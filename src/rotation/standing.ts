@@ -33,7 +33,7 @@ export function mayGoOn(standing: Standing): boolean {
     isWorking(runState) &&
     (limits.hours === undefined || isOpenAt(limits.hours, now)) &&
     aheadInRun < batchesAllowed(limits) &&
-    ahead < (pace?.targetWorkers ?? Infinity)
+    ahead < (paceInForce(pace).targetWorkers ?? Infinity)
   );
 }
 
@@ -41,9 +41,30 @@ export function mayGoOn(standing: Standing): boolean {
 const maxRestMs = 5_000;
 /** A slice under a limit is about this much of the worker's share, so that a stop is heard soon. */
 const limitedSliceSeconds = 1;
-/** A pace that nobody renews for so long stands for a database of which nothing is known: slow. */
-const paceValidSeconds = 15;
+/** A pace that nobody renews for so long stands for a database of which nothing is known: slow, but not stopped for good. */
+export const paceValidSeconds = 15;
 const slowNice = 1;
+const slowWorkers = 1;
+
+/** What workers keep to. */
+export function paceInForce(pace: FleetPace | undefined): Omit<FleetPace, 'ageSeconds'> {
+  if (pace === undefined) return { targetWorkers: undefined, nice: 0 };
+  if (pace.ageSeconds <= paceValidSeconds) return pace;
+  const { targetWorkers, nice } = pace;
+  return {
+    targetWorkers: targetWorkers === undefined ? undefined : Math.max(slowWorkers, targetWorkers),
+    nice: Math.max(slowNice, nice),
+  };
+}
+
+const unmeasured = `nobody has measured the database's health for over ${paceValidSeconds} s, so the workers go slowly; look at the log of the supervisor`;
+
+/** In words, what holds the workers back; undefined at full pace. */
+export function paceReason(
+  pace: { readonly reason: string | undefined; readonly ageSeconds: number } | undefined,
+): string | undefined {
+  return pace !== undefined && pace.ageSeconds > paceValidSeconds ? unmeasured : pace?.reason;
+}
 
 /** The most rows that the next slice may have. */
 export function mostSliceRows(standing: Standing): number {
@@ -54,7 +75,7 @@ export function mostSliceRows(standing: Standing): number {
 
 /** After a slice of `rows` that took `workMs` since the last rest. */
 export function restAfter(standing: Standing, slice: { readonly rows: number; readonly workMs: number }): number {
-  const forPace = niceOf(standing.pace) * slice.workMs;
+  const forPace = paceInForce(standing.pace).nice * slice.workMs;
   const forLimit = shareMs(standing, slice.rows) - slice.workMs;
   return Math.min(maxRestMs, Math.max(0, forPace, forLimit));
 }
@@ -70,9 +91,4 @@ export function exceedsShare(standing: Standing, rows: number): boolean {
 /** The time in which the worker's share of the run's limit is as many rows. */
 function shareMs({ limits, sharers }: Standing, rows: number): number {
   return limits.rowsPerSecond === undefined ? 0 : (rows * sharers * 1_000) / limits.rowsPerSecond;
-}
-
-function niceOf(pace: FleetPace | undefined): number {
-  if (pace === undefined) return 0;
-  return pace.ageSeconds > paceValidSeconds ? Math.max(slowNice, pace.nice) : pace.nice;
 }

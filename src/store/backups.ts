@@ -19,9 +19,9 @@ export async function readKeyTables(client: Queryable): Promise<KeyTables> {
        (SELECT count(*)::int FROM keyturn.migration),
        ${rowsOf('root_key', 'id')}, ${rowsOf('keyring', 'id')}, ${rowsOf('data_key', 'id')},
        ${rowsOf('data_key_wrap', 'root_key_id')}, ${rowsOf('target', 'id')}, ${rowsOf('target_column', 'id')},
-       ${lastOf('keyturn.key_id')}, ${lastOf('keyturn.audit_key_id')}, ${lastOf('keyturn.root_key_id_seq')}`,
+       ${rowsOf('key_usage', 'data_key_id')}, ${lastOf('keyturn.key_id')}, ${lastOf('keyturn.audit_key_id')}, ${lastOf('keyturn.root_key_id_seq')}`,
   );
-  const [cluster, schema, rootKeys, keyrings, dataKeys, wraps, targets, columns, key, auditKey, rootKey] =
+  const [cluster, schema, rootKeys, keyrings, dataKeys, wraps, targets, columns, keyUsage, key, auditKey, rootKey] =
     rows[0] ?? [];
   return checkKeyTables({
     cluster,
@@ -29,6 +29,7 @@ export async function readKeyTables(client: Queryable): Promise<KeyTables> {
     rootKeys,
     keyrings,
     dataKeys: (dataKeys as Json[]).map((row) => withParts(row, 'wraps', wraps as Json[], 'data_key_id')),
+    keyUsage,
     targets: (targets as Json[]).map((row) => withParts(row, 'columns', columns as Json[], 'target_id')),
     lastIds: { key: Number(key), auditKey: Number(auditKey), rootKey: Number(rootKey) },
   });
@@ -47,8 +48,13 @@ export async function lockKeyTables(client: Queryable): Promise<void> {
   await client.query('SELECT 1 FROM keyturn.keyring ORDER BY id FOR UPDATE');
 }
 
-/** Writes what a plan says, each key, keyring, root and target with its own audit record (I10). */
-export async function writeRestore(client: Queryable, plan: RestorePlan, reason: string | undefined): Promise<void> {
+/** Writes what a plan says, each key, keyring, root and target with its own audit record (I10). `afterKey`: of each data key. */
+export async function writeRestore(
+  client: Queryable,
+  plan: RestorePlan,
+  reason: string | undefined,
+  afterKey: () => Promise<void>,
+): Promise<void> {
   if (plan.cluster !== undefined)
     await client.query('INSERT INTO keyturn.cluster (id, created_at) VALUES ($1, $2)', [
       plan.cluster.id,
@@ -67,7 +73,16 @@ export async function writeRestore(client: Queryable, plan: RestorePlan, reason:
     await record(client, 'keyring', `keyring ${after.name}`, { before, after, reason, shown: ['generation'] });
   }
   await leaveActivePlace(client, plan.dataKeys);
-  for (const change of plan.dataKeys.toSorted(placesLast)) await writeDataKey(client, change, reason);
+  for (const change of plan.dataKeys.toSorted(placesLast)) {
+    await writeDataKey(client, change, reason);
+    await afterKey();
+  }
+  for (const { after } of plan.keyUsage)
+    await client.query(
+      `INSERT INTO keyturn.key_usage AS u (data_key_id, reserved) VALUES ($1, $2)
+       ON CONFLICT (data_key_id) DO UPDATE SET reserved = greatest(u.reserved, excluded.reserved)`,
+      [after.data_key_id, after.reserved],
+    );
   for (const change of plan.targets) await writeTarget(client, change, reason);
   for (const [sequence, last] of [
     ['key_id', plan.lastIds.key],
@@ -89,11 +104,13 @@ function placesLast(one: Change<{ readonly state: string }>, other: Change<{ rea
 }
 
 /**
- * A destruction takes two logins here as anywhere: what was destroyed elsewhere is retired here. A staged key that never
- * encrypted is discarded, as it was there.
+ * A destruction takes two logins here as anywhere: what was destroyed elsewhere is retired here, and so is what waited for
+ * it there, since nobody has asked here. A staged key that never encrypted is discarded, as it was there; a key that comes in
+ * destroyed has nothing left to keep.
  */
-function reachableState(from: KeyState, after: JsonRow & { readonly state: KeyState }): KeyState {
+function reachableState(from: KeyState | undefined, after: JsonRow & { readonly state: KeyState }): KeyState {
   const to = after.state;
+  if (from === undefined) return to === 'pending_destruction' ? 'retired' : to;
   const isDiscarded = from === 'staged' && after['activated_at'] === null;
   return from !== to && !isDiscarded && (to === 'pending_destruction' || to === 'destroyed') ? 'retired' : to;
 }
@@ -116,10 +133,10 @@ async function writeDataKey(
   reason: string | undefined,
 ): Promise<void> {
   const { wraps, ...row } = after;
-  if (before === undefined) await insertRows(client, 'data_key', [row]);
+  const from = before !== undefined && hasActivePlace(before) ? 'decrypt_only' : before?.state;
+  const moved = { ...row, state: reachableState(from, row) };
+  if (from === undefined) await insertRows(client, 'data_key', [moved]);
   else {
-    const from = hasActivePlace(before) ? 'decrypt_only' : before.state;
-    const moved = { ...row, state: reachableState(from, row) };
     const kept = wraps.map((wrap) => wrap.root_key_id);
     if (moved.state === row.state)
       await client.query('DELETE FROM keyturn.data_key_wrap WHERE data_key_id = $1 AND NOT root_key_id = ANY($2)', [
@@ -142,7 +159,7 @@ async function writeDataKey(
   }
   await record(client, 'key', `${row.purpose === 3 ? 'audit key' : 'key'} ${row.id}`, {
     before,
-    after,
+    after: moved,
     reason,
     shown: ['state', 'version'],
   });

@@ -60,7 +60,7 @@ export async function getDestruction(client: Queryable, keyId: number, isLocked 
   if (rows[0] !== undefined) return destructionOf(rows[0]);
   throw new KeyturnError(
     'DESTRUCTION_NOT_FOUND',
-    `nobody has asked for the destruction of key ${keyId}, or the request has ended; see: keyturn status`,
+    `nobody has asked for the destruction of key ${keyId}, or the request has ended; its state and what happened to it: keyturn key list, keyturn audit list`,
     { keyId: String(keyId) },
   );
 }

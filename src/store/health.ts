@@ -1,6 +1,8 @@
 // What the database says about its health: one statement a source, each with a bound on its time. Statements read the
 // server's own views; those that hide their rows from a role without pg_monitor answer `unavailable` instead of a number
 // that would be wrong. Nothing here judges: that is src/rotation.
+import type { SeenArchive } from '../rotation/archive-watch.js';
+import type { SeenSlot, SeenTable } from '../rotation/disk-use.js';
 import { isAtWork } from '../rotation/precedence.js';
 import type { RunState } from '../rotation/run.js';
 import type { Database, Row } from './database.js';
@@ -109,35 +111,40 @@ export async function readReplication(database: Database): Promise<Seen<Replicat
   };
 }
 
-export interface WalArchive {
-  /** Number of the WAL segment that is being written. */
-  readonly current: number;
-  /** Of the newest one archived; undefined when none was since the statistics began. */
-  readonly archived: number | undefined;
-}
+/** The number of a segment by the name of its file; NULL for a file that is none, as the history of a timeline. */
+const segmentOf = (file: string): string =>
+  `CASE WHEN ${file} ~ '^[0-9A-F]{24}' THEN
+     (('x' || substr(${file}, 9, 8))::bit(32)::bigint * floor(4294967296 / size.bytes) + ('x' || substr(${file}, 17, 8))::bit(32)::bigint)::float8 END`;
 
 /** Undefined where nothing is archived. */
-export async function readWalArchive(database: Database): Promise<WalArchive | undefined> {
+export async function readWalArchive(database: Database): Promise<SeenArchive | undefined> {
   const [row] = await read(
     database,
     `WITH size AS (SELECT setting::numeric AS bytes FROM pg_settings WHERE name = 'wal_segment_size')
-     SELECT floor((pg_current_wal_lsn() - '0/0'::pg_lsn) / size.bytes)::float8,
-       CASE WHEN a.last_archived_wal ~ '^[0-9A-F]{24}' THEN
-         (('x' || substr(a.last_archived_wal, 9, 8))::bit(32)::bigint * floor(4294967296 / size.bytes) + ('x' || substr(a.last_archived_wal, 17, 8))::bit(32)::bigint)::float8 END
+     SELECT floor((pg_current_wal_lsn() - '0/0'::pg_lsn) / size.bytes)::float8, ${segmentOf('a.last_archived_wal')}, ${segmentOf('a.last_failed_wal')},
+       has_function_privilege('pg_ls_archive_statusdir()', 'EXECUTE')
      FROM pg_stat_archiver a, size WHERE current_setting('archive_mode') <> 'off' AND NOT pg_is_in_recovery()`,
   );
   if (row === undefined) return undefined;
-  return { current: Number(row[0]), archived: row[1] === null ? undefined : Number(row[1]) };
+  const [current, archived, failed, mayList] = row;
+  return {
+    current: Number(current),
+    archived: archived === null ? undefined : Number(archived),
+    failed: failed === null ? undefined : Number(failed),
+    // In a statement of its own, which without the right would be refused whole.
+    waiting: mayList === true ? await countWaitingSegments(database) : undefined,
+  };
 }
 
-export interface Slot {
-  readonly name: string;
-  readonly grade: 'reserved' | 'extended' | 'unreserved' | 'lost';
-  /** Share of the WAL it may hold that it can still hold; undefined where nothing limits it. */
-  readonly left: number | undefined;
+async function countWaitingSegments(database: Database): Promise<number> {
+  const [row] = await read(
+    database,
+    `SELECT count(*)::int FROM pg_ls_archive_statusdir() WHERE name ~ '^[0-9A-F]{24}[.]ready$'`,
+  );
+  return Number(row?.[0]);
 }
 
-export async function readSlots(database: Database): Promise<readonly Slot[]> {
+export async function readSlots(database: Database): Promise<readonly SeenSlot[]> {
   const rows = await read(
     database,
     `SELECT slot_name::text, wal_status, safe_wal_size::float8 / nullif(m.setting::float8 * 1048576, 0)
@@ -145,7 +152,7 @@ export async function readSlots(database: Database): Promise<readonly Slot[]> {
   );
   return rows.map(([name, grade, left]) => ({
     name: String(name),
-    grade: String(grade) as Slot['grade'],
+    grade: String(grade) as SeenSlot['grade'],
     left: left === null ? undefined : Number(left),
   }));
 }
@@ -171,22 +178,13 @@ export async function countBlockedByUs(database: Database): Promise<number> {
   return Number(row?.[0]);
 }
 
-export interface TableHealth {
-  readonly table: string;
-  readonly bytes: number;
-  readonly deadRows: number;
-  readonly liveRows: number;
-  /** Autovacuum will clean it up by and by. */
-  readonly isCleanedUp: boolean;
-}
-
 /** Tables that a run is moving now, leaf by leaf where they are partitioned. */
 const movedTables = `SELECT DISTINCT coalesce(p.relid, t.table_oid::regclass) AS relid FROM keyturn.run r
   JOIN keyturn.run_target w ON w.run_id = r.id AND w.pass = r.pass JOIN keyturn.target t ON t.id = w.target_id
   LEFT JOIN LATERAL pg_partition_tree(t.table_oid::regclass) p ON p.isleaf
   WHERE r.state IN ('running', 'verifying')`;
 
-export async function readTables(database: Database): Promise<readonly TableHealth[]> {
+export async function readTables(database: Database): Promise<readonly SeenTable[]> {
   const rows = await read(
     database,
     `SELECT s.schemaname || '.' || s.relname, pg_relation_size(s.relid)::float8, s.n_dead_tup::float8, s.n_live_tup::float8,

@@ -450,9 +450,13 @@ export function refuseUnlessLegal(keyring: StoredKeyring, key: StoredKey, to: Ke
 
 function refuseMove(keyring: StoredKeyring, key: StoredKey, to: KeyState): never {
   const why = key.isCompromised ? ' and compromised' : '';
+  const next =
+    key.state === 'pending_destruction'
+      ? `the request is shown by: keyturn status; take it back with: keyturn key destroy ${key.id} --keyring ${keyring.name} --cancel`
+      : 'see: keyturn key list';
   throw new KeyturnError(
     'KEY_STATE_REFUSED',
-    `${keyring.name} v${key.version} (id ${key.id}) is ${key.state}${why} and cannot become ${to}; see: keyturn key list`,
+    `${keyring.name} v${key.version} (id ${key.id}) is ${key.state}${why} and cannot become ${to}; ${next}`,
     { keyId: String(key.id), state: key.state, wanted: to },
   );
 }

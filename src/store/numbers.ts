@@ -127,6 +127,8 @@ export interface KeyringNumbers {
   /** Of the keys that still decrypt. */
   readonly oldestKeyAgeSeconds: number | undefined;
   readonly cryptoperiodSeconds: number;
+  /** Until its schedule rotates it; undefined where it has none, negative where a time has come and not fired. */
+  readonly nextRotationSeconds: number | undefined;
   /** Reserved under the active key so far; 0 where none is active. */
   readonly encryptions: number;
   readonly algorithm: string | undefined;
@@ -138,17 +140,20 @@ export async function readKeyringNumbers(database: Queryable): Promise<readonly 
        extract(epoch FROM clock_timestamp() - max(d.activated_at) FILTER (WHERE d.state = 'active'))::float8,
        extract(epoch FROM clock_timestamp() - min(d.activated_at) FILTER (WHERE d.state IN ('active', 'decrypt_only')))::float8,
        k.cryptoperiod_days * 86400,
+       extract(epoch FROM min(s.next_at) - clock_timestamp())::float8,
        coalesce(max(u.reserved) FILTER (WHERE d.state = 'active'), 0), max(d.algorithm) FILTER (WHERE d.state = 'active')
      FROM keyturn.keyring k LEFT JOIN keyturn.data_key d ON d.keyring_id = k.id
      LEFT JOIN keyturn.key_usage u ON u.data_key_id = d.id
+     LEFT JOIN keyturn.schedule s ON s.keyring_id = k.id AND s.enabled
      GROUP BY k.id ORDER BY k.name`,
   );
-  return rows.map(([keyring, generation, active, oldest, cryptoperiod, encryptions, algorithm]) => ({
+  return rows.map(([keyring, generation, active, oldest, cryptoperiod, next, encryptions, algorithm]) => ({
     keyring: String(keyring),
     generation: Number(generation),
     activeKeyAgeSeconds: typeof active === 'number' ? active : undefined,
     oldestKeyAgeSeconds: typeof oldest === 'number' ? oldest : undefined,
     cryptoperiodSeconds: Number(cryptoperiod),
+    nextRotationSeconds: typeof next === 'number' ? next : undefined,
     encryptions: Number(encryptions),
     algorithm: algorithm === null ? undefined : String(algorithm),
   }));

@@ -142,13 +142,19 @@ export const metricTable = {
     type: 'gauge',
     by: 'leader',
     labels: run,
-    help: 'Time since a working run last settled a slice or changed its state; absent while it is paused.',
+    help: 'Time since a run last settled a slice or changed its state; absent while it is paused or rests.',
+  },
+  keyturn_run_held: {
+    type: 'gauge',
+    by: 'leader',
+    labels: [...run, 'reason'],
+    help: 'Always 1; says what holds an unfinished run back: hours, emergency, member, no_worker, pace, locks, trouble, paused, or the code of what Keyturn paused it for.',
   },
   keyturn_batches: {
     type: 'gauge',
     by: 'leader',
     labels: ['state'],
-    help: 'Batches of the current passes of unfinished runs, by state.',
+    help: 'Batches of the current passes of runs that work now, by state; those of paused and resting runs do not count.',
   },
   keyturn_queue_jobs: {
     type: 'gauge',
@@ -184,7 +190,7 @@ export const metricTable = {
     type: 'gauge',
     by: 'leader',
     labels: [],
-    help: 'Time since the pace was last measured; workers take one that is over 15 s old for slow.',
+    help: 'Time since the pace was last measured; one that is over 15 s old lets workers go slowly.',
   },
   keyturn_members: { type: 'gauge', by: 'leader', labels: ['kind'], help: 'Live members by kind.' },
   keyturn_members_holding: {
@@ -240,6 +246,12 @@ export const metricTable = {
     by: 'leader',
     labels: ['keyring'],
     help: 'Time left of the cryptoperiod of the active data key; negative once it is over.',
+  },
+  keyturn_next_rotation_seconds: {
+    type: 'gauge',
+    by: 'leader',
+    labels: ['keyring'],
+    help: 'Time until the schedule of the keyring rotates it next; absent where it has none.',
   },
   keyturn_key_encryptions: {
     type: 'gauge',

@@ -18,6 +18,8 @@ export interface KeyturnProcess {
   /** Runs it to its end. */
   run(...args: string[]): Promise<Ended>;
   runWith(environment: Readonly<Record<string, string>>, ...args: string[]): Promise<Ended>;
+  /** Runs it with `input` on its stdin. */
+  runFed(input: string, ...args: string[]): Promise<Ended>;
   /** Runs it with --json; fails unless stdout is exactly one JSON object. */
   json(...args: string[]): Promise<Ended & { readonly object: Record<string, unknown> }>;
   /** Everything that was printed so far, by every command. */
@@ -42,24 +44,27 @@ export function openKeyturnProcess(
   writeFileSync(configFile, JSON.stringify(config));
   const started: Child[] = [];
 
-  const start: KeyturnProcess['start'] = (args, environment = {}) => {
+  const startFed = (args: readonly string[], environment: Readonly<Record<string, string>>, input: string): Child => {
     const child = startNode(entry, {
       cwd: folder,
       args,
+      input,
       env: { ...nothingInherited, ...shop.environment(), ...environment },
     });
     started.push(child);
     return child;
   };
-  const runWith: KeyturnProcess['runWith'] = async (environment, ...args) => {
-    const child = start(args, environment);
+  const start: KeyturnProcess['start'] = (args, environment = {}) => startFed(args, environment, '');
+  const endOf = async (child: Child): Promise<Ended> => {
     const { code } = await child.waitForExit(deadlineMs);
     return { code, stdout: child.lines.join('\n'), stderr: child.stderr() };
   };
+  const runWith: KeyturnProcess['runWith'] = (environment, ...args) => endOf(start(args, environment));
   return {
     start,
     runWith,
     run: (...args) => runWith({}, ...args),
+    runFed: (input, ...args) => endOf(startFed(args, {}, input)),
     async json(...args) {
       const ended = await runWith({}, ...args, '--json');
       const object: unknown = JSON.parse(ended.stdout);

@@ -1,7 +1,7 @@
 // The files that deploy Keyturn, as far as they can be checked without the engines that read them: they parse, every command
 // line in them is one of Keyturn's, every variable one that it reads, every probe a path that is answered.
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -71,6 +71,7 @@ interface ComposeService {
   readonly command?: readonly string[];
   readonly image: string;
   readonly build?: string;
+  readonly restart?: string;
   readonly environment?: Readonly<Record<string, string>>;
   readonly secrets?: readonly string[];
   readonly read_only?: boolean;
@@ -110,6 +111,11 @@ describe('docker-compose.yml', () => {
     expect(compose.services['worker']?.secrets).toContain('root_key');
   });
 
+  test('asks every service that stays whether it is well', () => {
+    const without = services.filter(([, { restart, healthcheck }]) => restart !== 'no' && healthcheck === undefined);
+    expect(without.map(([name]) => name)).toEqual([]);
+  });
+
   test('asks every long-running process of ours whether it is alive, where it answers', () => {
     for (const name of ['supervisor', 'worker']) {
       const asked = /http:\/\/127\.0\.0\.1:(\d+)(\/\w+)/.exec(
@@ -143,7 +149,9 @@ describe('docker-compose.yml', () => {
 
 describe('the systemd units', () => {
   const folder = join(checkout, 'deploy', 'systemd');
-  const units = readdirSync(folder).map((name) => ({ name, text: readFileSync(join(folder, name), 'utf8') }));
+  const files = readdirSync(folder).map((name) => ({ name, text: readFileSync(join(folder, name), 'utf8') }));
+  const units = files.filter(({ name }) => !name.endsWith('.conf'));
+  const dropIns = files.filter(({ name }) => name.endsWith('.conf'));
   const services = units.filter(({ name }) => name.endsWith('.service'));
 
   test('start commands of Keyturn that exist, with variables that it reads', () => {
@@ -160,7 +168,7 @@ describe('the systemd units', () => {
 
   test('take secrets as credentials, never in the environment, and only the supervisor does without the root key', () => {
     for (const { name, text } of services) {
-      expect(text).toContain('LoadCredential=database_url:');
+      expect(text).toMatch(/^LoadCredential=(owner_)?database_url:/m);
       expect(text.includes('LoadCredential=root_key:')).toBe(!name.includes('supervisor'));
       expect(text).not.toMatch(/^Environment=(DATABASE_URL|REDIS_URL|KEYTURN_ROOT_KEY)=/m);
       for (const line of ['DynamicUser=yes', 'LimitCORE=0', 'NoNewPrivileges=yes', 'ProtectSystem=strict'])
@@ -168,14 +176,46 @@ describe('the systemd units', () => {
     }
   });
 
+  /** Credentials by the variable that names their file, as far as they are logins. */
+  const loginOf = (text: string): string | undefined => {
+    const login = /^Environment=DATABASE_URL_FILE=%d\/(\w+)$/m.exec(text)?.[1];
+    expect(text).toContain(`\nLoadCredential=${login}:/etc/keyturn/${login}\n`);
+    return login;
+  };
+
+  test('log in as the worker role, and as the owner where keys are changed', () => {
+    expect(Object.fromEntries(services.map(({ name, text }) => [name, loginOf(text)]))).toEqual({
+      'keyturn-rotate.service': 'owner_database_url',
+      'keyturn-supervisor.service': 'database_url',
+      'keyturn-worker@.service': 'database_url',
+    });
+  });
+
+  test('a supervisor that keeps schedules has, by its drop-in, the owner’s login and a private copy of the root key', () => {
+    const [dropIn] = dropIns;
+    expect(dropIns.map(({ name }) => name)).toEqual(['keyturn-supervisor-schedules.conf']);
+    expect(loginOf(dropIn?.text ?? '')).toBe('owner_database_url');
+    const rotate = services.find(({ name }) => name.includes('rotate'))?.text ?? '';
+    const rootKeyLines = (text: string): string[] =>
+      text.split('\n').filter((line) => !line.startsWith('#') && /root_key|^RuntimeDirectory/.test(line));
+    expect(rootKeyLines(dropIn?.text ?? '')).toEqual(
+      rootKeyLines(rotate).map((line) => line.replaceAll('keyturn-rotate', 'keyturn-supervisor')),
+    );
+  });
+
   test('systemd-analyze verifies them', (context) => {
     if (spawnSync('systemd-analyze', ['--version']).status !== 0)
       return context.skip('systemd-analyze is not installed');
     const copies = mkdtempSync(join(tmpdir(), 'keyturn-units-'));
     for (const { name } of units) copyFileSync(join(folder, name), join(copies, name));
+    // Under its own name as well, as it is without its drop-in.
+    mkdirSync(join(copies, 'with', 'keyturn-supervisor.service.d'), { recursive: true });
+    const supervisor = join(copies, 'with', 'keyturn-supervisor.service');
+    copyFileSync(join(folder, 'keyturn-supervisor.service'), supervisor);
+    for (const { name } of dropIns) copyFileSync(join(folder, name), join(`${supervisor}.d`, name));
     const { status, stdout, stderr } = spawnSync(
       'systemd-analyze',
-      ['verify', ...units.map(({ name }) => join(copies, name))],
+      ['verify', ...units.map(({ name }) => join(copies, name)), supervisor],
       { encoding: 'utf8' },
     );
     rmSync(copies, { recursive: true });
@@ -204,7 +244,10 @@ interface Pod {
   readonly securityContext: unknown;
   readonly initContainers?: readonly Container[];
   readonly containers: readonly Container[];
-  readonly volumes: readonly { readonly name: string }[];
+  readonly volumes: readonly {
+    readonly name: string;
+    readonly secret?: { readonly secretName: string; readonly items?: readonly { readonly path: string }[] };
+  }[];
 }
 
 interface Manifest {
@@ -223,7 +266,9 @@ interface Manifest {
 
 describe('the Kubernetes manifests', () => {
   const folder = join(checkout, 'deploy', 'kubernetes');
-  const documents = readdirSync(folder).flatMap((name) => parseAllDocuments(readFileSync(join(folder, name), 'utf8')));
+  const documents = readdirSync(folder)
+    .filter((name) => name.endsWith('.yaml'))
+    .flatMap((name) => parseAllDocuments(readFileSync(join(folder, name), 'utf8')));
   const manifests = documents.map((document) => document.toJS() as Manifest);
   const pods = manifests.flatMap(({ spec }) => {
     const pod = spec?.template?.spec ?? spec?.jobTemplate?.spec.template.spec;
@@ -273,19 +318,82 @@ describe('the Kubernetes manifests', () => {
   });
 
   test('read every secret from a file that is mounted, the root key from a private copy, and give the supervisor none', () => {
-    const secret = manifests.find(({ kind }) => kind === 'Secret') as unknown as { stringData: Record<string, string> };
     for (const pod of pods)
-      for (const { name, env, volumeMounts } of pod.containers) {
-        const files = (env ?? [])
-          .filter((variable) => variable.name.endsWith('_FILE'))
-          .map(({ value }) => String(value));
-        for (const file of files) {
-          expect(volumeMounts.some(({ mountPath }) => file.startsWith(`${mountPath}/`))).toBe(true);
-          expect(Object.keys(secret.stringData)).toContain(file.split('/').at(-1));
-        }
+      for (const container of pod.containers) {
+        const files = filesOf(container);
+        for (const file of files.filter((path) => !path.startsWith('/run/root/')))
+          expect(secretValue(pod, container, file)).toMatch(/\S/);
         const rootKey = files.find((file) => file.endsWith('/root_key'));
-        expect(rootKey).toBe(name === 'supervisor' ? undefined : '/run/root/private/root_key');
+        expect(rootKey).toBe(container.name === 'supervisor' ? undefined : '/run/root/private/root_key');
       }
+  });
+
+  function filesOf({ env }: Container): string[] {
+    return (env ?? []).filter((variable) => variable.name.endsWith('_FILE')).map(({ value }) => String(value));
+  }
+
+  /** What stands in a file that a pod's container is given from a Secret. */
+  function secretValue(pod: Pod, container: Container, file: string): string | undefined {
+    const mount = container.volumeMounts.find(({ mountPath }) => file.startsWith(`${mountPath}/`));
+    const source = pod.volumes.find(({ name }) => name === mount?.name)?.secret;
+    const key = file.slice(`${mount?.mountPath}/`.length);
+    if (source?.items?.some(({ path }) => path === key) === false) return undefined;
+    const secrets = manifests as unknown as { metadata: { name: string }; stringData?: Record<string, string> }[];
+    return secrets.find(({ metadata, stringData }) => stringData && metadata.name === source?.secretName)?.stringData?.[
+      key
+    ];
+  }
+
+  test('log in as the worker role, and as the owner where keys are changed; no worker can read the owner’s login', () => {
+    const roles = pods.flatMap((pod) =>
+      pod.containers.map((container) => {
+        const file = container.env?.find(({ name }) => name === 'DATABASE_URL_FILE')?.value ?? '';
+        return [container.name, new URL(secretValue(pod, container, file) ?? '').username];
+      }),
+    );
+    expect(Object.fromEntries(roles)).toEqual({
+      rotate: 'keyturn_owner',
+      supervisor: 'keyturn_worker',
+      worker: 'keyturn_worker',
+    });
+    const secretsOf = (name: string): unknown[] =>
+      pods
+        .filter((pod) => pod.containers.some((container) => container.name === name))
+        .flatMap((pod) => pod.volumes.flatMap(({ secret }) => secret?.secretName ?? []));
+    expect(['worker', 'supervisor', 'rotate'].map(secretsOf)).toEqual([
+      ['keyturn'],
+      ['keyturn'],
+      ['keyturn', 'keyturn-owner'],
+    ]);
+  });
+
+  test('a supervisor that keeps schedules has, by its patch, the owner’s login and a private copy of the root key', (context) => {
+    if (spawnSync('kubectl', ['version', '--client']).status !== 0) return context.skip('kubectl is not installed');
+    const { status, stdout, stderr } = spawnSync(
+      'kubectl',
+      [
+        ...['patch', '--local', '--filename', '-'],
+        ...['--patch-file', join(folder, 'supervisor-schedules.patch'), '--output', 'yaml'],
+      ],
+      {
+        encoding: 'utf8',
+        input: JSON.stringify(manifests.find(({ metadata }) => metadata.name === 'keyturn-supervisor')),
+      },
+    );
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    const pod = (parse(stdout) as Manifest).spec.template?.spec;
+    const supervisor = pod?.containers[0];
+    const worker = pods.find((one) => one.containers.some(({ name }) => name === 'worker'));
+    if (pod === undefined || supervisor === undefined) throw new Error('the patch leaves a supervisor');
+    const [database, rootKey, redis] = ['DATABASE_URL_FILE', 'KEYTURN_ROOT_KEY_FILE', 'REDIS_URL_FILE'].map(
+      (variable) => String(supervisor.env?.find(({ name }) => name === variable)?.value),
+    );
+    expect(new URL(secretValue(pod, supervisor, String(database)) ?? '').username).toBe('keyturn_owner');
+    expect(secretValue(pod, supervisor, String(redis))).toMatch(/^rediss:/);
+    expect(rootKey).toBe('/run/root/private/root_key');
+    expect(pod.initContainers).toEqual(worker?.initContainers);
+    const volumes = pod.volumes.map(({ name }) => name);
+    expect(supervisor.volumeMounts.filter(({ name }) => !volumes.includes(name))).toEqual([]);
   });
 
   test('copy the root key where nobody else reads it, before what needs it starts', () => {

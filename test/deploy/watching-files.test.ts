@@ -68,7 +68,6 @@ describe('the files that watch', () => {
       'keyturn_process_info',
       'keyturn_held_generation',
       'keyturn_run_rows',
-      'keyturn_pace_age_seconds',
       'keyturn_keyring_generation',
     ]);
   });

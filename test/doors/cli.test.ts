@@ -1,5 +1,6 @@
 // The command line against a real database, as an operator meets it from the first command on. Nobody runs here: what
 // needs workers is in the files beside.
+import { constants, getPriority } from 'node:os';
 import { randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -104,6 +105,8 @@ describe('a new database', () => {
       what: 'the worker to wait',
       deadlineMs: 30_000,
     });
+    // On a machine that it shares it takes what application and database leave.
+    expect(getPriority(worker.pid)).toBe(constants.priority.PRIORITY_BELOW_NORMAL);
     worker.kill('SIGTERM');
     expect(await worker.waitForExit(20_000)).toEqual({ code: 143, signal: null });
     const supervisor = keyturn.start(['supervisor'], log);

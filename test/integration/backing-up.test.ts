@@ -1,24 +1,38 @@
 // Backups restored: on a machine that has nothing else, onto newer and older keys, in either order, onto the wrong database.
 // Reading every value again is the proof.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { openControl, openKeyturn } from '../../src/app.js';
 import { createBackup, inspectBackup, restoreBackup, type RestoreReport } from '../../src/control/backups.js';
 import { containKey } from '../../src/control/compromise.js';
 import type { OpenControl } from '../../src/control/context.js';
 import { init } from '../../src/control/init.js';
-import { activate, rotateKey, stageKey } from '../../src/control/keys.js';
+import { activate, restore as restoreKey, rotateKey, stageKey } from '../../src/control/keys.js';
 import { getKeyring } from '../../src/store/keys.js';
 import { typedPassphrase } from '../../src/control/secret-input.js';
 import { countUnbackedKeys, readKeyTables } from '../../src/store/backups.js';
 import { encodeBackup, decodeBackup, type BackupContents, type KeyTables } from '../../src/keys/backup.js';
 import { lockBackup, unlockBackup } from '../../src/keys/backup-lock.js';
 import { verifyAudit } from '../../src/control/audit.js';
+import { openKeyturnProcess } from '../cli/keyturn-process.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
+import { startChild } from '../support/child.js';
 import { failAt } from '../support/failing-database.js';
+import { failFileAt } from '../support/failing-files.js';
 import { outcomeOf } from '../support/outcome-of.js';
 import { customerTable, findDifferences, insertCustomers, openShop, shopConfig, type Shop } from '../support/shop.js';
 import { imageOf } from '../support/table-image.js';
@@ -49,6 +63,21 @@ afterAll(async () => {
   rmSync(folder, { recursive: true });
 });
 
+const deadlineMs = 30_000;
+/** A process of its own that takes or restores a backup, and ends at a point of it. */
+async function killKeeper(databaseUrl: string, args: readonly string[]): Promise<void> {
+  const child = startChild('key-keeper', {
+    env: {
+      ...shop.environment(),
+      DATABASE_URL: databaseUrl,
+      TEST_PASSPHRASE: passphrase.expose(),
+    },
+    onlyEnv: true,
+    args,
+  });
+  expect(await child.waitForExit(deadlineMs)).toMatchObject({ signal: 'SIGKILL' });
+}
+
 async function takeBackup(from: { readonly control: OpenControl }, includeRoots = false): Promise<string> {
   const output = join(folder, `${++files}.age`);
   await createBackup(from.control.context, { output, lock, includeRoots, force: false, reason: 'test' });
@@ -70,6 +99,10 @@ interface Machine {
   readonly control: OpenControl;
   restore(input: string, apply?: boolean, rootsTo?: string): Promise<RestoreReport>;
   keyTables(): Promise<KeyTables>;
+}
+
+function keyTablesOf({ context }: OpenControl): Promise<KeyTables> {
+  return context.database.transaction(readKeyTables);
 }
 
 const machines: Machine[] = [];
@@ -97,7 +130,7 @@ async function openMachine(rootKey: string | undefined = shop.rootKey): Promise<
     control,
     restore: (input, apply = true, rootsTo) =>
       restoreBackup(control.context, { input, opener, apply, rootsTo, reason: 'drill' }),
-    keyTables: () => control.context.database.transaction(readKeyTables),
+    keyTables: () => keyTablesOf(control),
   };
   machines.push(machine);
   return machine;
@@ -140,17 +173,35 @@ describe('a bare machine', () => {
     const input = await takeWholeBackup();
     const machine = await openMachine('');
     await copyApplicationTables(machine.database);
-    const report = await machine.restore(input, true, folder);
-    expect(report).toMatchObject({ applied: true, creates_cluster: true, unopened_keys: [], targets_waiting: [] });
-    const [rootFile = ''] = report.root_files;
-    expect(statSync(rootFile).mode & 0o777).toBe(0o600);
-    expect(await differencesOn(machine, readFileSync(rootFile, 'utf8').trim())).toEqual([]);
+    const rootFile = join(folder, 'root-1.key');
+    // As an operator does it, who has nothing but these in the environment.
+    const environment = (): Record<string, string> => ({ DATABASE_URL: machine.database.url, LOG_LEVEL: 'silent' });
     const config = { ...shopConfig, keyrings: { customers: { root: `file:${rootFile}` } } };
-    const control = openControl({ environment: { DATABASE_URL: machine.database.url }, file: config });
-    await init(control.context);
-    expect(await verifyAudit(control.context, undefined)).toMatchObject({ intact: true });
-    await control.close();
-    rmSync(rootFile);
+    const keyturn = openKeyturnProcess({ environment }, config);
+    try {
+      const restored = await keyturn.runFed(
+        `${passphrase.expose()}\n`,
+        ...['backup', 'restore', '--input', input, '--passphrase-fd', '0', '--apply', '--roots-to', folder, '--json'],
+      );
+      expect(restored).toMatchObject({ code: 0, stderr: '' });
+      expect(JSON.parse(restored.stdout)).toMatchObject({
+        applied: true,
+        creates_cluster: true,
+        unopened_keys: [],
+        targets_waiting: [],
+        keys_counted_as_spent: [],
+        root_files: [rootFile],
+      });
+      expect(statSync(rootFile).mode & 0o777).toBe(0o600);
+      const control = openControl({ environment: environment(), file: config });
+      opened.push(control);
+      await init(control.context);
+      expect(await verifyAudit(control.context, undefined)).toMatchObject({ intact: true });
+      expect(await differencesOn(machine, readFileSync(rootFile, 'utf8').trim())).toEqual([]);
+    } finally {
+      keyturn.remove();
+      rmSync(rootFile, { force: true });
+    }
   });
 
   test('may be given its tables afterwards: init finds them by name', async () => {
@@ -185,6 +236,33 @@ describe('a bare machine', () => {
     expect((await machine.restore(input)).unopened_keys).toEqual(expect.arrayContaining([1, 2]));
   });
 
+  test('takes a key that waited for its destruction as a retired one, which may be restored or asked for anew', async () => {
+    const { context } = shop.control;
+    const retiring = `UPDATE keyturn.data_key SET state = 'retired' WHERE id = 1`;
+    await shop.query(retiring);
+    await shop.query(`INSERT INTO keyturn.destruction (data_key_id, wait_days, reason) VALUES (1, 7, 'test')`);
+    await shop.query(`UPDATE keyturn.data_key SET state = 'pending_destruction' WHERE id = 1`);
+    await shop.query('UPDATE keyturn.keyring SET generation = generation + 1');
+    const input = await takeBackup(shop);
+    await shop.query(retiring);
+    await shop.query(`UPDATE keyturn.data_key SET state = 'decrypt_only' WHERE id = 1`);
+    await shop.query('UPDATE keyturn.keyring SET generation = generation + 1');
+    expect((await getKeyring(context.database, 'customers')).keys[0]?.state).toBe('decrypt_only');
+
+    const machine = await openMachine();
+    await copyApplicationTables(machine.database);
+    for (let times = 0; times < 2; times++) {
+      await machine.restore(input);
+      expect((await machine.keyTables()).dataKeys[0]).toMatchObject({ id: 1, state: 'retired' });
+    }
+    const { rows } = await machine.database.pool.query(
+      `SELECT record -> 'state' AS state FROM (SELECT after::jsonb AS record FROM keyturn.audit WHERE object = 'key 1') a`,
+    );
+    expect(rows).toEqual([{ state: 'retired' }]);
+    await restoreKey(machine.control.context, undefined, 'v1', 'still needed');
+    expect(await differencesOn(machine, shop.rootKey)).toEqual([]);
+  });
+
   test('whose root key is another one gets MASTER_KEY_MISMATCH and no schema', async () => {
     const input = await takeBackup(shop);
     const machine = await openMachine('7f'.repeat(15) + '0123456789abcdef'.repeat(2) + '0c');
@@ -214,7 +292,7 @@ describe('a database that has keys', () => {
     for (const input of [newer, older]) await backward.restore(input);
     const tables = await forward.keyTables();
     expect(await backward.keyTables()).toEqual(tables);
-    const source = await shop.control.context.database.transaction(readKeyTables);
+    const source = await keyTablesOf(shop.control);
     const comparable = ({ targets, ...rest }: KeyTables): unknown => ({
       ...rest,
       targets: targets.map(({ id }) => id),
@@ -240,7 +318,7 @@ describe('a database that has keys', () => {
     const machine = await openMachine();
     for (const input of [older, between, newer]) await machine.restore(input);
     const { dataKeys } = await machine.keyTables();
-    expect(dataKeys).toEqual((await shopTables()).dataKeys);
+    expect(dataKeys).toEqual((await keyTablesOf(shop.control)).dataKeys);
     expect(dataKeys.find(({ id }) => id === discarded?.id)).toMatchObject({ state: 'destroyed', compromised: true });
   });
 
@@ -271,7 +349,7 @@ describe('a database that has keys', () => {
     // As no verb ever does: what keeps keys from getting lost is taken away first.
     await machine.database.pool.query(
       `ALTER TABLE keyturn.data_key_wrap DISABLE TRIGGER USER; ALTER TABLE keyturn.data_key DISABLE TRIGGER USER;
-       DELETE FROM keyturn.data_key_wrap WHERE data_key_id = 2; DELETE FROM keyturn.data_key WHERE id = 2;
+       DELETE FROM keyturn.data_key_wrap WHERE data_key_id = 2; DELETE FROM keyturn.key_usage WHERE data_key_id = 2; DELETE FROM keyturn.data_key WHERE id = 2;
        ALTER TABLE keyturn.data_key_wrap ENABLE TRIGGER USER; ALTER TABLE keyturn.data_key ENABLE TRIGGER USER`,
     );
     const before = await machine.keyTables();
@@ -325,22 +403,29 @@ describe('a database that has keys', () => {
     const machine = await openMachine();
     await machine.restore(older);
     const before = await machine.keyTables();
+    const untroubled = await openMachine();
+    for (const input of [older, newer]) await untroubled.restore(input);
+    const after = await untroubled.keyTables();
     const restoreWith = (database: typeof machine.control.context.database): Promise<unknown> =>
       restoreBackup(
         { ...machine.control.context, database },
         { input: newer, opener, apply: true, rootsTo: undefined, reason: 'drill' },
       );
+    // A sequence does not go back with its transaction: then ids are passed over, and none is used twice.
+    const rowsOf = (tables: KeyTables): string => JSON.stringify({ ...tables, lastIds: undefined });
     const seen = { before: 0, after: 0 };
     for (let nth = 1; ; nth++) {
       const failing = failAt(machine.control.context.database, nth);
       const outcome = await outcomeOf(() => restoreWith(failing.database));
       const now = await machine.keyTables();
-      const isBefore = JSON.stringify(now) === JSON.stringify(before);
+      const isBefore = rowsOf(now) === rowsOf(before);
       seen[isBefore ? 'before' : 'after']++;
-      if (outcome === 'done') break;
+      expect(isBefore ? after : now).toEqual(after);
+      if (failing.asked() < nth) break;
       expect(outcome).toBe('DATABASE_UNAVAILABLE');
     }
-    expect(await machine.keyTables()).toMatchObject({ dataKeys: (await shopTables()).dataKeys });
+    expect(await machine.keyTables()).toEqual(after);
+    expect(await machine.keyTables()).toMatchObject({ dataKeys: (await keyTablesOf(shop.control)).dataKeys });
     expect(seen.before).toBeGreaterThanOrEqual(20);
     expect(await verifyAudit(machine.control.context, undefined)).toMatchObject({ intact: true });
   });
@@ -350,10 +435,143 @@ describe('a database that has keys', () => {
     opened.push(control);
     return control;
   }
+});
 
-  function shopTables(): Promise<KeyTables> {
-    return shop.control.context.database.transaction(readKeyTables);
+describe('root keys of a backup', () => {
+  let input: string;
+  let rootFile: string;
+  let roots: string;
+
+  beforeAll(async () => {
+    input = await takeWholeBackup();
+  });
+  beforeEach(() => {
+    roots = mkdtempSync(join(folder, 'roots-'));
+    rootFile = join(roots, 'root-1.key');
+  });
+
+  const schemaOf = async (machine: Machine): Promise<unknown> =>
+    (await machine.database.pool.query(`SELECT to_regnamespace('keyturn')::text AS schema`)).rows;
+
+  test('are refused a place that is missing, open or taken before anything is written, and a file with the same key stays', async () => {
+    const machine = await openMachine('');
+    const refusals = [
+      { make: () => rmSync(roots, { recursive: true }), code: 'BACKUP_REFUSED', message: /no folder .*mkdir -m 700/ },
+      { make: () => chmodSync(roots, 0o777), code: 'BACKUP_REFUSED', message: /others can write to .*chmod go-w/ },
+      {
+        make: () => writeFileSync(rootFile, 'another key\n', { mode: 0o600 }),
+        code: 'BACKUP_REFUSED',
+        message: /root-1.key is there and holds something else; give another folder, or move it away/,
+      },
+      {
+        make: () => writeFileSync(rootFile, `${shop.rootKey}\n`, { mode: 0o644 }),
+        code: 'BACKUP_REFUSED',
+        message: /others can read it; run: chmod 600/,
+      },
+      { make: () => symlinkSync(input, rootFile), code: 'BACKUP_REFUSED', message: /no regular file/ },
+    ];
+    for (const { make, code, message } of refusals) {
+      make();
+      const refused: unknown = await machine.restore(input, true, roots).catch((error: unknown) => error);
+      expect(refused).toMatchObject({ code, message });
+      expect((refused as Error).message).not.toContain('--force');
+      expect(await schemaOf(machine)).toEqual([{ schema: null }]);
+      rmSync(roots, { recursive: true, force: true });
+      mkdirSync(roots, { mode: 0o700 });
+    }
+    await expect(machine.restore(input, false, roots)).rejects.toMatchObject({ code: 'USAGE', message: /add --apply/ });
+    const without = await takeBackup(shop);
+    await expect(machine.restore(without, true, roots)).rejects.toMatchObject({
+      code: 'BACKUP_REFUSED',
+      message: /it holds no root keys/,
+    });
+    writeFileSync(rootFile, `${shop.rootKey}\n`, { mode: 0o600 });
+    const { ino } = statSync(rootFile);
+    expect((await machine.restore(input, true, roots)).root_files).toEqual([rootFile]);
+    expect(statSync(rootFile).ino).toBe(ino);
+  });
+
+  test('are whole or not there, and the keys with them, when the n-th file operation of a restore fails, for every n', async () => {
+    const machine = await openMachine('');
+    let nth = 1;
+    for (; ; nth++) {
+      const { files: failing, asked } = failFileAt(nth);
+      const outcome = await outcomeOf(() =>
+        restoreBackup(
+          { ...machine.control.context, files: failing },
+          { input, opener, apply: true, rootsTo: roots, reason: 'drill' },
+        ),
+      );
+      const isOver = asked() < nth;
+      expect(outcome).toBe(isOver ? 'done' : 'FILE_UNAVAILABLE');
+      if (isOver) break;
+      expect(await outcomeOf(() => getKeyring(machine.control.context.database, 'customers'))).not.toBe('done');
+      for (const name of readdirSync(roots)) {
+        expect(name).toBe('root-1.key');
+        expect(readFileSync(rootFile, 'utf8')).toBe(`${shop.rootKey}\n`);
+        expect(statSync(rootFile).mode & 0o777).toBe(0o600);
+        rmSync(rootFile);
+      }
+    }
+    expect(nth).toBeGreaterThan(10);
+    expect(readFileSync(rootFile, 'utf8')).toBe(`${shop.rootKey}\n`);
+    expect((await getKeyring(machine.control.context.database, 'customers')).keys.length).toBeGreaterThan(1);
+  });
+
+  test('and the keys come in at the next attempt after a SIGKILL before the commit; test/chaos has the other points', async () => {
+    const machine = await openMachine('');
+    await killKeeper(machine.database.url, ['restore', input, 'restore.commit', roots]);
+    expect(await outcomeOf(() => getKeyring(machine.control.context.database, 'customers'))).not.toBe('done');
+    expect(await machine.restore(input, true, roots)).toMatchObject({ unopened_keys: [], root_files: [rootFile] });
+    expect(readdirSync(roots)).toEqual(['root-1.key']);
+    expect((await machine.keyTables()).dataKeys).toEqual((await keyTablesOf(shop.control)).dataKeys);
+  });
+});
+
+describe('taking a backup', () => {
+  async function recorded(): Promise<unknown[]> {
+    return (await shop.query(`SELECT encode(file_hash, 'hex') AS hash FROM keyturn.backup ORDER BY id`)).map(
+      ({ hash }) => hash,
+    );
   }
+  const hashOf = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex');
+
+  test('leaves the file that was there or the new one, whole, and no record of one that is not there, when the n-th file operation fails, for every n', async () => {
+    const output = await takeBackup(shop);
+    const older = hashOf(output);
+    const before = await recorded();
+    let nth = 1;
+    for (; ; nth++) {
+      const { files: failing, asked } = failFileAt(nth, 'ENOSPC');
+      const outcome = await outcomeOf(() =>
+        createBackup(
+          { ...shop.control.context, files: failing },
+          { output, lock, includeRoots: false, force: true, reason: 'test' },
+        ),
+      );
+      expect(statSync(output).mode & 0o777).toBe(0o600);
+      expect(await inspectBackup(output, opener)).toMatchObject({ has_root_keys: false });
+      const isOver = asked() < nth;
+      expect(outcome).toBe(isOver ? 'done' : 'FILE_UNAVAILABLE');
+      if (isOver) break;
+      expect(await recorded()).toEqual(before);
+    }
+    expect(nth).toBeGreaterThan(8);
+    expect(hashOf(output)).not.toBe(older);
+    expect(await recorded()).toEqual([...before, hashOf(output)]);
+    expect(readdirSync(folder).filter((name) => name.endsWith('.tmp'))).toEqual([]);
+  });
+
+  test('records nothing when it is killed after the rename; test/chaos has the other points', async () => {
+    const output = await takeBackup(shop);
+    const before = await recorded();
+    await killKeeper(shop.url, ['create', output, 'backup.rename']);
+    expect(await inspectBackup(output, opener)).toMatchObject({ cluster: expect.any(String) as string });
+    expect(statSync(output).mode & 0o777).toBe(0o600);
+    expect(await recorded()).toEqual(before);
+    await createBackup(shop.control.context, { output, lock, includeRoots: false, force: true, reason: 'test' });
+    expect(readdirSync(folder).filter((name) => name.endsWith('.tmp'))).toEqual([]);
+  });
 });
 
 describe('a backup that cannot be trusted', () => {

@@ -254,6 +254,19 @@ describe('a root change that cannot happen', () => {
     await rooted.shop.query(flip);
   });
 
+  test('finalize opens every data key with the new root key first: one that does not open keeps the former root key', async () => {
+    const fresh = rooted.control().context;
+    await prepareRoot(fresh, toNext());
+    const flip = `UPDATE keyturn.data_key_wrap SET blob = set_byte(blob, 40, get_byte(blob, 40) # 1) WHERE data_key_id = 1 AND root_key_id <> 1`;
+    await rooted.shop.query(flip);
+    expect(await unchangedAfter(() => finalizeRoot(fresh, quiet))).toMatchObject({
+      code: 'UNWRAP_FAILED',
+      details: { keyId: 1 },
+    });
+    await rooted.shop.query(flip);
+    expect(await rollbackRoot(fresh, quiet)).toMatchObject({ outcome: 'rolled_back' });
+  });
+
   test('a live member refuses rotate, which has no time to give it', async () => {
     const keyturn = await rooted.open('present', 'shop');
     expect(await unchangedAfter(() => rotateRoot(context, toNext()))).toMatchObject({ code: 'MEMBER_BEHIND' });

@@ -1,11 +1,21 @@
 // Encryptions per key, as the key tables count them: before use, over all processes, up to the limit and no further.
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { openControl, openKeyturn } from '../../src/app.js';
+import { createBackup, restoreBackup } from '../../src/control/backups.js';
+import { init } from '../../src/control/init.js';
+import { rotateKey } from '../../src/control/keys.js';
 import { readStatus } from '../../src/control/status.js';
 import { encryptionLimits } from '../../src/crypto/algorithms.js';
 import type { ConfigFile } from '../../src/config.js';
+import { Secret } from '../../src/crypto/secret.js';
+import { getKeyring } from '../../src/store/keys.js';
 import { reserveEncryptions } from '../../src/store/usage.js';
+import { createTestDatabase } from '../support/database.js';
 import { startDirectRunner } from '../support/direct-run.js';
-import { openShop, shopConfig, type Shop } from '../support/shop.js';
+import { customerTable, openShop, shopConfig, type Shop } from '../support/shop.js';
 
 const limited: ConfigFile = {
   ...shopConfig,
@@ -64,7 +74,7 @@ test('at the limit a key encrypts no more and says to rotate; the next key does,
     code: 'KEY_SPENT',
     kind: 'refused',
     message:
-      'customers v1 (id 1) has used up its 3865470566 encryptions with aes-256-gcm and encrypts no more; rotate now: keyturn key rotate',
+      'customers v1 (id 1) has used up its 3865470566 encryptions with aes-256-gcm, or counts so since a restore, and encrypts no more; rotate now: keyturn key rotate',
   });
   expect(await email.decrypt(address, stored[0] ?? '')).toMatchObject({ plaintext: 'x' });
   expect((await readStatus(context)).keyrings).toMatchObject([
@@ -89,4 +99,45 @@ test('at the limit a key encrypts no more and says to rotate; the next key does,
   });
   expect(await reservedUnder(1)).toBe(limit);
   expect(await reservedUnder(2)).toBeGreaterThan(0);
+});
+
+test('a restored key counts as spent, since encryptions after the backup were never counted: reads go on, and a rotation writes', async () => {
+  const input = join(mkdtempSync(join(tmpdir(), 'keyturn-counted-')), 'keys.age');
+  const passphrase = new Secret('seven-quiet-otters-count-nine-lamps');
+  await createBackup(shop.control.context, {
+    output: input,
+    lock: { kind: 'passphrase', passphrase, workFactor: 10 },
+    includeRoots: false,
+    force: false,
+    reason: 'test',
+  });
+  const opener = { kind: 'passphrase', passphrase } as const;
+  const bare = await createTestDatabase();
+  const environment = (): Record<string, string> => ({ ...shop.environment(), DATABASE_URL: bare.url });
+  const control = openControl({ environment: environment(), file: limited });
+  try {
+    await bare.pool.query(customerTable);
+    const restoring = { input, opener, apply: true, rootsTo: undefined, reason: 'drill' };
+    const ids = (await getKeyring(shop.control.context.database, 'customers')).keys.map(({ id }) => Number(id));
+    expect(await restoreBackup(control.context, restoring)).toMatchObject({ keys_counted_as_spent: ids });
+    await init(control.context);
+    const [stored] = await shop.query('SELECT email FROM customer LIMIT 1');
+    const before = await openKeyturn({ config: limited, environment: environment() });
+    const column = before.column('customer', 'email');
+    expect(await column.decrypt(address, String(stored?.['email']))).toMatchObject({ plaintext: 'x' });
+    await expect(column.encrypt(address, 'x')).rejects.toMatchObject({ code: 'KEY_SPENT' });
+    await before.close();
+    await rotateKey(control.context, { keyring: undefined, ifOlderThanMs: undefined, reason: 'restored' });
+    const after = await openKeyturn({ config: limited, environment: environment() });
+    await after.column('customer', 'email').encrypt(address, 'x');
+    await after.close();
+    expect((await restoreBackup(control.context, restoring)).keys_counted_as_spent).toEqual([]);
+    const counted = await reservedUnder(2);
+    expect((await restoreBackup(shop.control.context, restoring)).keys_counted_as_spent).toEqual([]);
+    expect(await reservedUnder(2)).toBe(counted);
+  } finally {
+    await control.close();
+    await bare.drop();
+    rmSync(dirname(input), { recursive: true });
+  }
 });

@@ -1,7 +1,8 @@
 // What the leading supervisor reads of the cluster: progress, rate and time left out of the ledger, and how rarely it asks.
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { removeSchedule, setSchedule } from '../../src/control/schedules.js';
 import { openClusterMetrics } from '../../src/engine/cluster-metrics.js';
-import { readRunNumbers } from '../../src/store/numbers.js';
+import { readKeyringNumbers, readRunNumbers } from '../../src/store/numbers.js';
 import { openMetrics } from '../../src/telemetry/metrics.js';
 import { openShop, type Shop } from '../support/shop.js';
 
@@ -66,6 +67,7 @@ test('scrapes that come together or soon after each other read the cluster once,
     },
     metrics,
     isLeading: () => true,
+    heldBack: () => new Map(),
     onTrouble: (error) => {
       throw error;
     },
@@ -107,6 +109,24 @@ test('reading the runs visits the ledger only of batches that are out or were do
   const explained = visited.rows[0]?.[0] as readonly { readonly Plan: PlanNode }[] | undefined;
   // The one that runs, the one that is dispatched, the one done a moment ago; of over 500.
   expect(explained?.map(({ Plan }) => ledgerVisits(Plan))).toEqual([3]);
+});
+
+test('the next rotation is counted down to where a schedule rotates the keyring, and absent where none does', async () => {
+  const { database } = shop.control.context;
+  const next = async (): Promise<number | undefined> => (await readKeyringNumbers(database))[0]?.nextRotationSeconds;
+  expect(await next()).toBeUndefined();
+  await setSchedule(shop.control.context, {
+    keyring: undefined,
+    cron: undefined,
+    timeZone: undefined,
+    gradualMs: undefined,
+    reason: 'test',
+  });
+  await shop.query(`UPDATE keyturn.schedule SET next_at = clock_timestamp() + interval '2 days'`);
+  expect(await next()).toBeGreaterThan(86_400);
+  expect(await next()).toBeLessThanOrEqual(2 * 86_400);
+  await removeSchedule(shop.control.context, undefined, 'test');
+  expect(await next()).toBeUndefined();
 });
 
 interface PlanNode {

@@ -6,8 +6,10 @@ import { restore, retire, type KeyListing } from '../../src/control/keys.js';
 import { examineEverything } from '../../src/control/doctor.js';
 import { readStatus } from '../../src/control/status.js';
 import { keyMoves, type KeyState } from '../../src/keys/states.js';
+import { runCapturedWith } from '../cli/captured.js';
 import { startChild } from '../support/child.js';
-import { sqlstateOf } from '../../src/store/database.js';
+import type { ControlContext } from '../../src/control/context.js';
+import { readOnlySnapshot, sqlstateOf } from '../../src/store/database.js';
 import {
   createPerson,
   envelopeNaming,
@@ -20,7 +22,7 @@ import {
   type Person,
 } from '../support/ending-keys.js';
 import { failEndings, failRetirement } from '../support/failing-endings.js';
-import { raceDestruction } from '../support/racing-destruction.js';
+import { isTelling, raceDestruction } from '../support/racing-destruction.js';
 import { openShop, shopConfig, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
@@ -69,8 +71,17 @@ describe('destroying a key', () => {
     expect((await readStatus(bob.context)).keyrings[0]?.pending_destructions).toMatchObject([
       { hash: destruction.hash },
     ]);
+    const shown = await runCapturedWith(
+      { openControl: () => ({ context: bob.context, close: () => Promise.resolve() }) },
+      'status',
+    );
+    expect(shown.stdout).toMatch(
+      new RegExp(
+        `to destroy +customers v${key.version} \\(id ${key.id}\\): request \\d+ of ${ada.role.name}, from .*, hash ${destruction.hash}`,
+      ),
+    );
     const early = approveAndDestroy(bob.context, undefined, String(key.id), destruction.hash, 'fine');
-    await expect(early).rejects.toMatchObject({ code: 'APPROVAL_REFUSED', kind: 'refused' });
+    expect(await early.catch((error: unknown) => error)).toMatchObject({ code: 'APPROVAL_REFUSED', kind: 'refused' });
     await passWait(shop);
     // Of another waiting time it is another request: what was read before counts no more.
     const stale = approveAndDestroy(bob.context, undefined, String(key.id), destruction.hash, 'fine');
@@ -119,7 +130,15 @@ describe('destroying a key', () => {
     const insert = `INSERT INTO keyturn.destruction (data_key_id, wait_days, reason) VALUES ($1, 6, 'x')`;
     await expect(sql(ada, insert, [key.id])).rejects.toMatchObject({ details: { sqlstate: 'KTG01' } });
     await ask({ reason: 'x', waitDays: 7 });
-    await expect(ask({ reason: 'x' })).rejects.toMatchObject({ code: 'KEY_STATE_REFUSED' });
+    const back = `take it back with: keyturn key destroy ${key.id} --keyring customers --cancel`;
+    for (const attempt of [
+      () => ask({ reason: 'x' }),
+      () => restore(shop.control.context, undefined, String(key.id), 'needed'),
+    ])
+      await expect(attempt()).rejects.toMatchObject({
+        code: 'KEY_STATE_REFUSED',
+        message: expect.stringContaining(back) as string,
+      });
     await cancelRequest(ada.context, undefined, String(key.id), 'test');
     expect(await stateOf(shop, key.id)).toBe('retired');
     await expect(cancelRequest(ada.context, undefined, String(key.id), 'test')).rejects.toMatchObject({
@@ -127,6 +146,7 @@ describe('destroying a key', () => {
     });
     await expect(approveAndDestroy(bob.context, undefined, String(key.id), '1', 'x')).rejects.toMatchObject({
       code: 'DESTRUCTION_NOT_FOUND',
+      message: expect.stringContaining('keyturn key list, keyturn audit list') as string,
     });
   });
 
@@ -183,6 +203,44 @@ describe('destroying a key', () => {
     expect(await wrapsOf(shop, key.id)).toBe(1);
     await shop.query('DELETE FROM customer');
     expect(await destroy()).toMatchObject({ key: { state: 'destroyed' } });
+  });
+});
+
+describe('a fence that is lowered and raised again during the scan', () => {
+  /** The same context, in which every scan is followed by that. */
+  function touching({ database, ...context }: ControlContext): ControlContext {
+    const touched: typeof database = {
+      ...database,
+      async transaction(work, begin) {
+        const result = await database.transaction(work, begin);
+        if (begin?.startsWith(readOnlySnapshot) === true)
+          for (const how of ['DISABLE', 'ENABLE ALWAYS'])
+            await shop.query(`ALTER TABLE customer ${how} TRIGGER zz_keyturn_fence_insert`);
+        return result;
+      },
+    };
+    return { ...context, database: touched };
+  }
+  const refused = {
+    code: 'KEY_IN_USE',
+    message: expect.stringContaining(
+      'was changed during the scan (public.customer), so the scan proves nothing',
+    ) as string,
+  };
+
+  test('I6 does not let the key retire', async () => {
+    const key = await replacedKey(shop);
+    const attempt = retire(touching(shop.control.context), undefined, String(key.id), 'test');
+    expect(await attempt.catch((error: unknown) => error)).toMatchObject(refused);
+    expect(await stateOf(shop, key.id)).toBe('decrypt_only');
+  });
+
+  test('I6 does not let the key be destroyed', async () => {
+    const { key, hash } = await dueKey();
+    const attempt = approveAndDestroy(touching(bob.context), undefined, String(key.id), hash, 'test');
+    expect(await attempt.catch((error: unknown) => error)).toMatchObject(refused);
+    expect(await wrapsOf(shop, key.id)).toBe(1);
+    await cancelRequest(ada.context, undefined, String(key.id), 'test');
   });
 });
 
@@ -288,8 +346,10 @@ describe('a failure', () => {
   test('I6 of some statements of each verb, the others in test/chaos, leaves before or after, and the next one works', {
     timeout: 120_000,
   }, async () => {
-    expect(await failRetirement({ shop, ada, bob }, 7)).toBeGreaterThan(20);
-    expect(await failEndings({ shop, ada, bob }, 7)).toBeGreaterThan(20);
+    const some = { from: 1 + Math.floor(Math.random() * 7), step: 7 };
+    process.stdout.write(`statements ${some.from}, ${some.from + some.step}, … fail\n`);
+    expect(await failRetirement({ shop, ada, bob }, some)).toBeGreaterThan(20);
+    expect(await failEndings({ shop, ada, bob }, some)).toBeGreaterThan(20);
   });
 
   const deaths = [
@@ -341,11 +401,9 @@ describe('late writers', () => {
   test('I6 in random interleavings with retirement and destruction never leave an envelope behind a destroyed key', {
     timeout: 120_000,
   }, async () => {
-    const ends = await raceDestruction(
-      { shop, ada, bob },
-      { interleavings: 3, seed: Math.floor(Math.random() * 2 ** 31) },
-    );
+    // What an interleaving comes to also hangs on how long statements take, so a seed alone does not fix it.
+    const ends = await raceDestruction({ shop, ada, bob }, { interleavings: 8, most: 40, seed: 1 });
     expect(ends.violations).toEqual([]);
-    expect(ends.destroyed + ends.refused).toBe(3);
+    expect(isTelling(ends)).toBe(true);
   });
 });

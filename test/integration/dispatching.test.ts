@@ -3,6 +3,7 @@ import { showRun } from '../../src/control/runs.js';
 import { limitRun } from '../../src/control/steer-runs.js';
 import { claimIfDispatched, dispatchDue, insertBatch } from '../../src/store/batches.js';
 import { availableBackends } from '../support/backends.js';
+import { samplesOf, textOf } from '../support/health.js';
 import { insertCustomers, openShop, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
@@ -129,7 +130,7 @@ test.each(availableBackends())(
     await writer.close();
     await shop.rotate();
     const low = await shop.order();
-    await shop.startSupervisor();
+    const { healthUrl } = await shop.startSupervisor();
     const isQueued = async (run: number): Promise<boolean> => (await showRun(context, run)).batches.dispatched === 1;
     await until(() => isQueued(low), { what: 'a batch to be queued', deadlineMs: 20_000 });
 
@@ -145,6 +146,23 @@ test.each(availableBackends())(
         held_back_by: `run ${emergency} (emergency) goes first`,
       });
     }
+
+    const held = await until(
+      async () => {
+        const samples = samplesOf(await textOf(healthUrl));
+        return [...samples.keys()].filter((name) => name.startsWith('keyturn_run_held')).length === 3 && samples;
+      },
+      { what: 'the metrics to say what holds the runs back', deadlineMs: 20_000 },
+    );
+    const reasons = [low, high, emergency].map((run) =>
+      ['emergency', 'no_worker'].filter(
+        (reason) =>
+          held.get(`keyturn_run_held{run="${run}",keyring="customers",kind="reencrypt",reason="${reason}"}`) === 1,
+      ),
+    );
+    expect(reasons).toEqual([['emergency'], ['emergency'], ['no_worker']]);
+    const batches = ['pending', 'dispatched', 'running'].map((state) => held.get(`keyturn_batches{state="${state}"}`));
+    expect(batches).toEqual([0, 1, 0]);
 
     await shop.startWorker();
     for (const run of [emergency, high, low])

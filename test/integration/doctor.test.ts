@@ -15,7 +15,7 @@ import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { startPooler } from '../support/pooler.js';
 import { startPrivateRedis } from '../support/redis.js';
 import { createTestRole } from '../support/roles.js';
-import { openShop, type Shop } from '../support/shop.js';
+import { openShop, shopConfig, type Shop } from '../support/shop.js';
 
 type TargetFile = NonNullable<ConfigFile['targets']>[number];
 
@@ -878,4 +878,53 @@ describe('server and connections', () => {
       }
     },
   );
+});
+
+describe('what pacing would not see', () => {
+  let shop: Shop;
+  beforeAll(async () => {
+    shop = await openShop();
+  });
+  afterAll(() => shop.close());
+
+  async function examine(file: ConfigFile): Promise<readonly Finding[]> {
+    const control = openControl({ environment: { DATABASE_URL: shop.url }, file });
+    return rest(await examineEverything(control.context).finally(control.close), 'pacing');
+  }
+
+  test('is warned of with its remedy: the number of CPUs, and the right of the role that supervisors log in as', async () => {
+    const sessions = {
+      level: 'warn',
+      check: 'pacing',
+      subject: 'sessions',
+      reason: 'the number of CPUs of the database server is not known, so no run gives way to busy sessions',
+      remedy: 'set pace.cpus in keyturn.yaml, then keyturn init',
+    };
+    // A superuser sees everything.
+    expect(await examine(shopConfig)).toEqual([sessions]);
+    const role = await createTestRole();
+    try {
+      const file = { ...shopConfig, roles: { worker: role.name } };
+      expect(await examine(file)).toMatchObject([
+        sessions,
+        { level: 'warn', subject: role.name, remedy: `GRANT pg_monitor TO ${role.name}` },
+      ]);
+      await shop.query(`GRANT pg_monitor TO ${role.name}`);
+      await shop.query('UPDATE keyturn.cluster SET cpus = 8');
+      expect(await examine(file)).toMatchObject([{ level: 'ok', subject: 'gauges' }]);
+    } finally {
+      await role.drop();
+    }
+  });
+
+  test('is no matter before init', async () => {
+    const database = await createTestDatabase();
+    const control = openControl({ environment: { DATABASE_URL: database.url }, file: shopConfig });
+    try {
+      expect(rest(await examineEverything(control.context), 'pacing')).toEqual([]);
+    } finally {
+      await control.close();
+      await database.drop();
+    }
+  });
 });

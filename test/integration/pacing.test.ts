@@ -6,6 +6,7 @@ import { showRun } from '../../src/control/runs.js';
 import { readStatus } from '../../src/control/status.js';
 import { Secret } from '../../src/crypto/secret.js';
 import { openGauges } from '../../src/engine/gauges.js';
+import { startPacing } from '../../src/engine/pacing.js';
 import { healthSources, optionalByDefault } from '../../src/rotation/health.js';
 import { decidePace, initialPaceState } from '../../src/rotation/pacing.js';
 import { openDatabase } from '../../src/store/database.js';
@@ -76,4 +77,18 @@ test('a supervisor whose sources have not answered yet, as on a busy machine, ho
     targetWorkers: 0,
     reason: expect.stringContaining('replicas not seen for 5 s') as string,
   });
+});
+
+test('pacing that meets an error of no known kind ends and says so, instead of leaving the last pace in force unseen', async () => {
+  const unexpected = new TypeError('no such property');
+  const refuse = (): Promise<never> => Promise.reject(unexpected);
+  const troubles: unknown[] = [];
+  const pacing = startPacing({
+    database: { query: refuse, transaction: refuse, isPooled: refuse, close: async () => undefined },
+    leadership: () => ({ holder: 'test', fencingToken: 1 }),
+    onTrouble: (error) => troubles.push(error),
+  });
+  await expect(pacing.ended).rejects.toBe(unexpected);
+  await expect(pacing.stop()).rejects.toBe(unexpected);
+  expect(troubles).toEqual([unexpected]);
 });

@@ -67,6 +67,8 @@ test('a real Prometheus scrapes both, and none of its rules fires while all is w
       { value: customers - 1 },
     ]);
     expect(await prometheus.query('keyturn_leader')).toMatchObject([{ value: 1 }]);
+    // What Compose asks it.
+    expect(await prometheus.statusOf('/-/healthy')).toBe(200);
     await until(
       async () => {
         const { data } = (await prometheus.get('/api/v1/rules')) as {

@@ -101,15 +101,17 @@ describe.each(availableBackends())('watching over the %s queue', (backend) => {
       reason: 'replica lag 3.5 s, over 1 s',
       signals: {},
     });
+    const labels = `run="${again}",keyring="customers",kind="reencrypt"`;
     const leader = await until(
       async () => {
         const samples = samplesOf(await textOf(supervisorUrl));
-        return samples.get('keyturn_runs{state="paused"}') === 1 && samples;
+        return samples.get(`keyturn_run_held{${labels},reason="paused"}`) === 1 && samples;
       },
       { what: 'the leader to show the paused run', deadlineMs },
     );
     expect(Object.fromEntries(leader)).toMatchObject({
       keyturn_leader: 1,
+      'keyturn_runs{state="paused"}': 1,
       'keyturn_members{kind="worker"}': 1,
       'keyturn_members{kind="application"}': 0,
       'keyturn_members_behind{keyring="customers"}': 0,

@@ -25,6 +25,7 @@ const contents: BackupContents = {
   rootKeyBytes: [],
   keyrings: [],
   dataKeys: [],
+  keyUsage: [],
   targets: [],
   lastIds: { key: 3, auditKey: 0, rootKey: 1 },
 };

@@ -6,6 +6,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { nodeFileSystem, writeDurably, type FileSystem } from '../../src/keys/durable-file.js';
 import { startChild } from '../support/child.js';
+import { failFileAt } from '../support/failing-files.js';
+import { filePoints } from '../support/killing-files.js';
 import { outcomeOf } from '../support/outcome-of.js';
 
 const older = Buffer.from('the older content');
@@ -20,43 +22,6 @@ beforeEach(() => {
 });
 
 afterEach(() => rmSync(folder, { recursive: true }));
-
-/** Every call counts from 1; the n-th fails as the disk would, half a write written before it. */
-function failingAt(nth: number, code: string): { files: FileSystem; calls: () => number } {
-  let calls = 0;
-  const count = (): void => {
-    calls++;
-    if (calls === nth) throw Object.assign(new Error('the disk'), { code });
-  };
-  return {
-    calls: () => calls,
-    files: {
-      exists: async (name) => (count(), nodeFileSystem.exists(name)),
-      list: async (name) => (count(), nodeFileSystem.list(name)),
-      async create(name) {
-        count();
-        const file = await nodeFileSystem.create(name);
-        return {
-          async write(content, from) {
-            const half = from + Math.ceil((content.length - from) / 2);
-            const written = await file.write(content.subarray(0, half), from);
-            count();
-            return written;
-          },
-          sync: async () => (count(), file.sync()),
-          async close() {
-            await file.close();
-            count();
-          },
-        };
-      },
-      rename: async (from, to) => (count(), nodeFileSystem.rename(from, to)),
-      syncFolder: async (name) => (count(), nodeFileSystem.syncFolder(name)),
-      read: async (name) => (count(), nodeFileSystem.read(name)),
-      remove: async (name) => (count(), nodeFileSystem.remove(name)),
-    },
-  };
-}
 
 function expectOneWholeFile(): void {
   expect([older, newer].some((content) => content.equals(readFileSync(path)))).toBe(true);
@@ -93,7 +58,7 @@ describe('a durable write', () => {
       await writeDurably({ path, content: older, force: false });
       let nth = 1;
       for (; ; nth++) {
-        const { files } = failingAt(nth, code);
+        const { files } = failFileAt(nth, code);
         const outcome = await outcomeOf(() => writeDurably({ path, content: newer, force: true }, files));
         expectOneWholeFile();
         if (outcome === 'done') break;
@@ -127,7 +92,7 @@ describe('a durable write', () => {
 });
 
 describe('a writer that is killed', () => {
-  test.each(['backup.tmp', 'backup.write', 'backup.fsync', 'backup.rename', 'backup.dirsync'])(
+  test.each(filePoints)(
     'at %s leaves the old file or the new one whole, and the next write nothing else',
     async (point) => {
       await writeDurably({ path, content: older, force: false });

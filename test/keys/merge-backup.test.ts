@@ -1,8 +1,9 @@
 // Merging pictures of one history: any two, in either order, end as the newer; nothing is taken back.
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { encryptionLimits } from '../../src/crypto/algorithms.js';
 import type { DataKeyRow, KeyTables } from '../../src/keys/backup.js';
-import { mergeKeyTables } from '../../src/keys/merge-backup.js';
+import { mergeKeyTables, planRestore } from '../../src/keys/merge-backup.js';
 
 const cluster = { id: '0b9c1f0e-6d1c-4f5a-9a51-2f6b7c8d9e01', created_at: '2026-11-22T10:00:00+00:00' };
 const keyringId = '1b9c1f0e-6d1c-4f5a-9a51-2f6b7c8d9e01';
@@ -12,6 +13,7 @@ const empty: KeyTables = {
   rootKeys: [],
   keyrings: [],
   dataKeys: [],
+  keyUsage: [],
   targets: [],
   lastIds: { key: 0, auditKey: 0, rootKey: 0 },
 };
@@ -120,6 +122,55 @@ describe('merging', () => {
         { state: 'destroyed', wraps: [] },
         { compromised: true },
       ]);
+  });
+
+  test('takes the higher count of encryptions, whichever is newer', () => {
+    const used = (generation: number, reserved: number): KeyTables =>
+      picture(generation, [key(1, 'active')], { keyUsage: [{ data_key_id: 1, reserved }] });
+    for (const [here, there] of [
+      [used(5, 10), used(3, 70)],
+      [used(3, 70), used(5, 10)],
+    ] as const)
+      expect(mergeKeyTables(here, there).keyUsage).toEqual([{ data_key_id: 1, reserved: 70 }]);
+    expect(mergeKeyTables(picture(1, [key(1, 'active')]), picture(1, [key(1, 'active')])).keyUsage).toEqual([]);
+  });
+
+  test('counts a key of a limited algorithm as spent where nobody counted what came after the backup, and only there', () => {
+    const limit = encryptionLimits['aes-256-gcm']?.refuse;
+    const limited = { algorithm: 'aes-256-gcm' } as const;
+    const tables = (generation: number, reserved: number): KeyTables =>
+      picture(generation, [key(1, 'active', limited), key(2, 'staged', limited), key(3, 'destroyed', limited)], {
+        keyUsage: [{ data_key_id: 1, reserved }],
+      });
+    const spent = [
+      { data_key_id: 1, reserved: limit },
+      { data_key_id: 2, reserved: limit },
+    ];
+    const outcomes = [
+      { what: 'the key is not here', here: empty, there: tables(3, 10), spent },
+      { what: 'the backup has a later change', here: tables(2, 10), there: tables(3, 10), spent },
+      { what: 'the backup has later encryptions', here: tables(4, 9), there: tables(3, 10), spent: spent.slice(0, 1) },
+      { what: 'this database is the newer', here: tables(4, 90), there: tables(3, 10), spent: [] },
+    ];
+    for (const { what, here, there, spent: expected } of outcomes) {
+      const merged = mergeKeyTables(here, there);
+      const usage = expected.length > 0 ? expected : here.keyUsage;
+      expect({ what, usage: merged.keyUsage }).toEqual({ what, usage });
+      // The next rotation would activate it, and nothing could be written.
+      expect(merged.dataKeys[1]?.state).toBe(expected.length === 2 ? 'decrypt_only' : 'staged');
+      const again = mergeKeyTables(merged, there);
+      expect(again).toEqual(merged);
+    }
+    expect(
+      planRestore(empty, { ...tables(3, 10), cluster, takenAt: '', auditHead: { n: 0, hash: '' }, rootKeyBytes: [] })
+        .spentKeys,
+    ).toEqual([1, 2]);
+  });
+
+  test('never stages a key again that had left that state', () => {
+    const here = picture(3, [key(1, 'active'), key(2, 'decrypt_only')]);
+    const there = picture(5, [key(1, 'active'), key(2, 'staged')]);
+    expect(mergeKeyTables(here, there).dataKeys.map(({ state }) => state)).toEqual(['active', 'decrypt_only']);
   });
 
   test.each([

@@ -199,6 +199,96 @@ export const mutations: readonly Mutation[] = [
     },
   },
   {
+    removes: 'the comparison of the fence before and after the scan of a retirement',
+    file: 'src/control/keys.ts',
+    text: 'refuseIfTouched(fences, now, Number(key.id));',
+    replacement: '',
+    test: {
+      file: 'test/integration/destroying-keys.test.ts',
+      name: 'a fence that is lowered and raised again during the scan I6 does not let the key retire',
+    },
+  },
+  {
+    removes: 'the comparison of the fence before and after the scan of a destruction',
+    file: 'src/control/destroy-key.ts',
+    text: 'refuseIfTouched(fences, now, keyId);',
+    replacement: '',
+    test: {
+      file: 'test/integration/destroying-keys.test.ts',
+      name: 'a fence that is lowered and raised again during the scan I6 does not let the key be destroyed',
+    },
+  },
+  {
+    removes: 'the condition that another login approves a destruction',
+    file: 'src/store/migrations/retirement-statements.ts',
+    text: 'IF session_user = OLD.requested_by THEN',
+    replacement: 'IF false AND session_user = OLD.requested_by THEN',
+    test: {
+      file: 'test/integration/destroying-keys.test.ts',
+      name: 'one login alone I6 gets to no destroyed key by plain SQL, though it owns the schema',
+    },
+  },
+  {
+    removes: 'the waiting time from the conditions of an approval',
+    file: 'src/store/migrations/retirement-statements.ts',
+    text: 'IF clock_timestamp() < OLD.not_before OR',
+    replacement: 'IF',
+    test: {
+      file: 'test/integration/destroying-keys.test.ts',
+      name: 'destroying a key I6 I10 takes a request, the waiting time and another login; the row stays, and each step is recorded',
+    },
+  },
+  {
+    removes: 'the refusal to finalize a root change while a live member could not start',
+    file: 'src/control/roots.ts',
+    text: 'refuseLaggards(await laggardsLeft(client, ids, kept, override), ending, kept);',
+    replacement: '',
+    test: {
+      file: 'test/integration/changing-roots.test.ts',
+      name: 'a root change that cannot happen a live member refuses rotate, which has no time to give it',
+    },
+  },
+  {
+    removes: 'the unwrapping of every data key before a root change is finalized',
+    file: 'src/engine/rewrap.ts',
+    text: 'kept.key.unwrap(kept.id, identity, commitment, first ?? Buffer.alloc(0)),',
+    replacement: 'Promise.resolve({ identity, commitment, first }),',
+    test: {
+      file: 'test/integration/changing-roots.test.ts',
+      name: 'a root change that cannot happen finalize opens every data key with the new root key first: one that does not open keeps the former root key',
+    },
+  },
+  {
+    removes: 'what a merge never undoes: destroyed and compromised',
+    file: 'src/keys/merge-backup.ts',
+    text: "if (older.state === 'destroyed' && newer.state !== 'destroyed') return older;",
+    replacement: '',
+    test: {
+      file: 'test/keys/merge-backup.test.ts',
+      name: 'merging never undoes a destruction, nor that a key was compromised, whichever is newer',
+    },
+  },
+  {
+    removes: 'that a restored key of a limited algorithm counts as spent',
+    file: 'src/keys/merge-backup.ts',
+    text: 'return isBehind ? limit : undefined;',
+    replacement: 'return isBehind ? undefined : undefined;',
+    test: {
+      file: 'test/keys/merge-backup.test.ts',
+      name: 'merging counts a key of a limited algorithm as spent where nobody counted what came after the backup, and only there',
+    },
+  },
+  {
+    removes: 'that a key waiting for its destruction is restored as retired',
+    file: 'src/store/backups.ts',
+    text: "if (from === undefined) return to === 'pending_destruction' ? 'retired' : to;",
+    replacement: 'if (from === undefined) return to;',
+    test: {
+      file: 'test/integration/backing-up.test.ts',
+      name: 'a bare machine takes a key that waited for its destruction as a retired one, which may be restored or asked for anew',
+    },
+  },
+  {
     removes: 'the refusal of an envelope in place of a plaintext',
     file: 'src/orm/entity-cells.ts',
     text: 'if (isEnvelope(keyring, cell, value))',

@@ -3,7 +3,15 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { noLimits, parseHours } from '../../src/rotation/limits.js';
 import { runMoves, type RunState } from '../../src/rotation/run.js';
-import { exceedsShare, mayGoOn, mostSliceRows, restAfter, type Standing } from '../../src/rotation/standing.js';
+import {
+  exceedsShare,
+  mayGoOn,
+  mostSliceRows,
+  paceInForce,
+  paceReason,
+  restAfter,
+  type Standing,
+} from '../../src/rotation/standing.js';
 
 const free: Standing = {
   runState: 'running',
@@ -40,6 +48,40 @@ describe('going on with a batch', () => {
     expect([0, 1, 2].map((ahead) => paced(2, ahead))).toEqual([true, true, false]);
     expect(paced(0, 0)).toBe(false);
     expect(paced(undefined, 200)).toBe(true);
+  });
+
+  test('is for one batch where the pace that stopped all is older than 15 s: unmeasured means slow, not stopped for good', () => {
+    const held = (ageSeconds: number, ahead: number): boolean =>
+      mayGoOn({ ...free, ahead, pace: { targetWorkers: 0, nice: 1, ageSeconds } });
+    expect([15, 15.1, 86_400].map((ageSeconds) => [held(ageSeconds, 0), held(ageSeconds, 1)])).toEqual([
+      [false, false],
+      [true, false],
+      [true, false],
+    ]);
+  });
+});
+
+describe('the pace in force', () => {
+  test('is the measured one for 15 s, and from then on slow', () => {
+    const pace = { targetWorkers: 3, nice: 0.5, ageSeconds: 15 };
+    expect(paceInForce(undefined)).toEqual({ targetWorkers: undefined, nice: 0 });
+    expect(paceInForce(pace)).toMatchObject({ targetWorkers: 3, nice: 0.5 });
+    expect(paceInForce({ ...pace, ageSeconds: 16 })).toEqual({ targetWorkers: 3, nice: 1 });
+    expect(paceInForce({ targetWorkers: 0, nice: 2, ageSeconds: 16 })).toEqual({ targetWorkers: 1, nice: 2 });
+    expect(paceInForce({ targetWorkers: undefined, nice: 0, ageSeconds: 16 })).toEqual({
+      targetWorkers: undefined,
+      nice: 1,
+    });
+  });
+
+  test('says what holds the workers back, and when nobody has measured for over 15 s that', () => {
+    expect(paceReason(undefined)).toBeUndefined();
+    expect(paceReason({ reason: undefined, ageSeconds: 15 })).toBeUndefined();
+    expect(paceReason({ reason: 'replica r1 lags', ageSeconds: 15 })).toBe('replica r1 lags');
+    for (const reason of ['replica r1 lags', undefined])
+      expect(paceReason({ reason, ageSeconds: 15.1 })).toMatch(
+        /^nobody has measured the database's health for over 15 s/,
+      );
   });
 });
 

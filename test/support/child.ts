@@ -15,6 +15,8 @@ export interface ChildOptions {
   readonly onlyEnv?: boolean;
   readonly args?: readonly string[];
   readonly cwd?: string;
+  /** What it reads from its stdin, which ends then. */
+  readonly input?: string;
 }
 
 export interface ChildExit {
@@ -54,8 +56,10 @@ export function startNode(file: string, options: ChildOptions = {}): Child {
   const child = spawn(process.execPath, [file, ...(options.args ?? [])], {
     cwd: options.cwd ?? checkout,
     env: { ...(options.onlyEnv === true ? {} : process.env), ...options.env },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['pipe', 'pipe', 'pipe'],
   });
+  // A child that never reads it, or is killed before, breaks the pipe.
+  child.stdin.on('error', () => undefined).end(options.input ?? '');
   const { pid } = child;
   if (pid === undefined) throw new Error(`${file} could not be started`);
 

@@ -24,6 +24,7 @@ export interface PrivatePrometheus {
   /** The samples of an expression now. */
   query(expression: string): Promise<readonly QueryResult[]>;
   get(path: string): Promise<unknown>;
+  statusOf(path: string): Promise<number>;
   stop(): Promise<void>;
 }
 
@@ -79,6 +80,7 @@ export async function startPrometheus(files: Readonly<Record<string, string>>): 
   });
   return {
     get,
+    statusOf: async (path) => (await fetch(`http://127.0.0.1:${port}${path}`)).status,
     async query(expression) {
       const answer = await get(`/api/v1/query?query=${encodeURIComponent(expression)}`);
       const { data } = answer as { data: { result: { metric: Record<string, string>; value: [number, string] }[] } };

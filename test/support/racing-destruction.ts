@@ -47,13 +47,20 @@ interface Actor {
 const turnMs = 8;
 const patienceMs = 250;
 
+/** Whether every end has been seen: a race that never destroys, or never has anything to refuse, shows nothing. */
+export function isTelling({ destroyed, refused, turnedAway }: RaceEnds): boolean {
+  return destroyed > 0 && refused > 0 && turnedAway > 0;
+}
+
+/** At least so many interleavings; more, up to `most`, until every end has been seen. */
 export async function raceDestruction(
   race: Race,
-  { interleavings, seed }: { interleavings: number; seed: number },
+  { interleavings, most = interleavings, seed }: { interleavings: number; most?: number; seed: number },
 ): Promise<RaceEnds> {
   process.stdout.write(`${interleavings} interleavings, seed ${seed}\n`);
   const ends: RaceEnds = { destroyed: 0, refused: 0, turnedAway: 0, violations: [] };
-  for (let at = 0; at < interleavings; at++) await raceOnce(race, (seed + at) | 0, ends);
+  for (let at = 0; at < interleavings || (at < most && !isTelling(ends)); at++)
+    await raceOnce(race, (seed + at) | 0, ends);
   process.stdout.write(
     `${ends.destroyed} destroyed, ${ends.refused} refused, ${ends.turnedAway} late values turned away\n`,
   );
@@ -89,7 +96,8 @@ async function raceOnce(race: Race, seed: number, ends: RaceEnds): Promise<void>
     }
     await operator.end;
   } finally {
-    for (const client of clients) await client.query('COMMIT').catch(() => undefined);
+    // All at once: one may be waiting for a lock that another holds until it has committed.
+    await Promise.all(clients.map((client) => client.query('COMMIT').catch(() => undefined)));
     await Promise.all(clients.map((client) => client.end()));
   }
   const [row] = await shop.query(

@@ -117,16 +117,17 @@ export function addBackupCommands(program: Command, cli: Cli): void {
       .addOption(new Option('--dry-run', 'change nothing; as without --apply').conflicts('apply'))
       .option('--apply', 'merge it into this database')
       .addOption(
-        new Option('--roots-to <folder>', 'with --apply: write root keys that are in it to root-N.key there').conflicts(
-          'dryRun',
-        ),
+        new Option(
+          '--roots-to <folder>',
+          'with --apply: write the root keys that are in it to root-N.key there; a file that holds the same key stays',
+        ).conflicts('dryRun'),
       )
       .option('--reason <text>', 'why, for the audit record')
       .option('--json', 'print one JSON object')
       .action((options: RestoreOptions) => runRestore(cli, options)),
     {
       changes:
-        'with --apply the key tables, in one transaction: what is missing comes in, what is newer in the backup comes forward, nothing newer here is taken back. A database without the control schema gets it, so that an application restored with pg_dump needs nothing else. Opens every data key whose root key is at hand before it writes.',
+        'with --apply the key tables, in one transaction: what is missing comes in, what is newer in the backup comes forward, nothing newer here is taken back, and no count of encryptions is too low: an aes-256-gcm key whose encryptions after the backup nobody counted encrypts no more. A database without the control schema gets it, so that an application restored with pg_dump needs nothing else. Opens every data key whose root key is at hand before it writes.',
       examples: [
         ['keyturn backup restore --input keys.age', 'what would it do?'],
         ['keyturn backup restore --input keys.age --apply --reason "new machine"', 'then: keyturn init'],
@@ -271,6 +272,7 @@ function restoreLines(report: RestoreReport, input: string, output: Output): rea
     ...named('target', report.targets_added),
   ];
   const forward = report.keys_brought_forward.map((id) => `data key ${id}: what the backup says is newer`);
+  const spent = report.keys_counted_as_spent;
   const verb = report.applied ? 'restored' : 'would be restored';
   return [
     lines.length + forward.length === 0
@@ -280,9 +282,17 @@ function restoreLines(report: RestoreReport, input: string, output: Output): rea
     ...report.targets_waiting.map((target) => `  table ${target} is not there yet; run keyturn init once it is`),
     ...report.root_files.map((file) => `  root key written to ${file}`),
     ...unopenedLines(report.unopened_keys, output),
+    ...(spent.length === 0
+      ? []
+      : [
+          output.paint(
+            'watch',
+            `${countOf(spent.length, 'data key')} (${spent.join(', ')}) ${report.applied ? `count${spent.length === 1 ? 's' : ''}` : 'would count'} as spent: nobody counted the encryptions after the backup; no value is written until: keyturn key rotate`,
+          ),
+        ]),
     '',
     report.applied
-      ? 'next: keyturn init, then keyturn verify --deep'
+      ? `next: keyturn init, ${spent.length === 0 ? '' : 'keyturn key rotate, '}then keyturn verify --deep`
       : `next: keyturn backup restore --input ${input} --apply`,
   ];
 }

@@ -3,7 +3,7 @@
 import { url as inspectorUrl } from 'node:inspector';
 import { KeyturnError } from '../../errors.js';
 
-const refusedOptions = /^--(inspect|debug-port|heapsnapshot|heap-prof|report-)/;
+const refusedOptions = /^--(inspect|debug-port|heapsnapshot|heap-prof|report-|abort-on-uncaught-exception)/;
 const allowance = 'KEYTURN_ALLOW_DEBUG';
 
 /** The parts of `process` that decide. */

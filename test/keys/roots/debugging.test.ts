@@ -35,6 +35,8 @@ describe('options of node', () => {
     '--heap-prof',
     '--report-on-signal',
     '--report-uncaught-exception',
+    '--abort-on-uncaught-exception',
+    '--abort_on_uncaught_exception',
   ])('%s is refused on the command line and in NODE_OPTIONS, unless it is allowed', (option) => {
     const places = [{ execArgv: ['--no-warnings', option] }, { env: { NODE_OPTIONS: `--no-warnings "${option}"` } }];
     for (const place of places) {
