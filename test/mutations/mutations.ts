@@ -137,7 +137,7 @@ export const mutations: readonly Mutation[] = [
     replacement: 'return !(await isExposed(client, keyring, staged)) || true;',
     test: {
       file: 'test/integration/replacing-exposed-keys.test.ts',
-      name: 'I5 a standby from before a suspect root was replaced never encrypts, whichever way the operator goes',
+      name: 'I10 the replacement of a leaked root leaves a data key and an audit key that it never wrapped, and ends what it did',
     },
   },
   {
