@@ -15,6 +15,11 @@ export function parsePort(text: string): number {
   return Number(text);
 }
 
+export function parseDescriptor(text: string): number {
+  if (/^\d{1,4}$/.test(text)) return Number(text);
+  throw new InvalidArgumentError('Expected a small number such as 0 (stdin) or 3.');
+}
+
 /** `what` completes the sentence "Expected …". */
 export function parseCount(what: string, most: number): (text: string) => number {
   return (text) => {

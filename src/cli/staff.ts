@@ -33,7 +33,9 @@ export function staffFor(cli: Cli, running: Running, { wait, local }: Waiting): 
     workers: local,
   });
   running.atEnd(() => runners.drain());
-  return { supply: { require: nothing, start: () => runners.start(context) }, waits: true, runners };
+  // Several runs of one command share them.
+  let started: Promise<void> | undefined;
+  return { supply: { require: nothing, start: () => (started ??= runners.start(context)) }, waits: true, runners };
 }
 
 /** For a request that workers heed by themselves: says when nobody is there to settle it. */

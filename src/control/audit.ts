@@ -5,9 +5,18 @@ import { isKeyturnError, KeyturnError } from '../errors.js';
 import type { StoredWrap } from '../keys/key-store.js';
 import { matchRoots, type HeldRoots } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
-import { addAuditKeyWrap, auditIdentity, insertAuditKey, listAuditKeys, nextAuditKeyId } from '../store/audit-keys.js';
+import {
+  addAuditKeyWrap,
+  auditIdentity,
+  insertAuditKey,
+  listAuditKeys,
+  nextAuditKeyId,
+  replaceAuditKey,
+  type StoredAuditKey,
+} from '../store/audit-keys.js';
 import { listAudit, type AuditFilter } from '../store/audit.js';
 import type { Queryable } from '../store/database.js';
+import { isAuditKeyExposed, isSuspect } from '../store/suspect-roots.js';
 import { getClusterId, listRootRecords, listRootUris } from '../store/keys.js';
 import type { ControlContext } from './context.js';
 
@@ -124,11 +133,7 @@ export async function ensureAuditKey(
   const [stored] = await listAuditKeys(client);
   if (roots.size === 0) return;
   if (stored === undefined) {
-    const identity = auditIdentity(await nextAuditKeyId(client), given.cluster);
-    const material = generateDataKey();
-    const wraps: StoredWrap[] = [];
-    for (const [rootId, root] of roots) wraps.push({ rootId, blob: await root.wrap(rootId, identity, material) });
-    await insertAuditKey(client, { identity, commitment: commitmentOf(identity, material), wraps }, reason);
+    await insertAuditKey(client, await makeAuditKey(client, given.cluster, roots), reason);
     return;
   }
   const opening = stored.wraps.find((wrap) => roots.has(wrap.rootId));
@@ -144,6 +149,48 @@ export async function ensureAuditKey(
       reason,
     );
   }
+}
+
+async function makeAuditKey(client: Queryable, cluster: string, roots: HeldRoots): Promise<StoredAuditKey> {
+  const identity = auditIdentity(await nextAuditKeyId(client), cluster);
+  const material = generateDataKey();
+  const wraps: StoredWrap[] = [];
+  for (const [rootId, root] of roots) wraps.push({ rootId, blob: await root.wrap(rootId, identity, material) });
+  return { identity, commitment: commitmentOf(identity, material), wraps };
+}
+
+/**
+ * Replaces an audit key that was ever wrapped under a suspect root key: whoever holds that root can make its seals. The new
+ * one is wrapped under the root keys at hand, of which none is suspect. Answers the id of the new one; undefined where the
+ * present one is out of reach of them.
+ */
+export async function replaceExposedAuditKey(
+  context: ControlContext,
+  reason: string | undefined,
+): Promise<number | undefined> {
+  const { database } = context;
+  if (!(await isAuditKeyExposed(database))) return undefined;
+  const roots = await withoutSuspects(database, await openHeldRoots(context));
+  const made = await database.transaction(async (client) => {
+    await client.query('LOCK TABLE keyturn.cluster IN SHARE ROW EXCLUSIVE MODE');
+    const [stored] = await listAuditKeys(client);
+    if (stored === undefined || !(await isAuditKeyExposed(client))) return undefined;
+    const key = await makeAuditKey(client, await getClusterId(client), roots);
+    await replaceAuditKey(client, stored, key, reason);
+    return key.identity.id;
+  });
+  await sealRecord(context, roots);
+  return made;
+}
+
+async function withoutSuspects(database: Queryable, held: HeldRoots): Promise<HeldRoots> {
+  const roots = new Map<number, RootKey>();
+  for (const [id, root] of held) if (!(await isSuspect(database, root.fingerprint))) roots.set(id, root);
+  if (roots.size > 0) return roots;
+  throw new KeyturnError(
+    'ROOT_KEY_UNAVAILABLE',
+    'a new audit key needs a root key that others do not hold, and none is at hand; give the present root key and repeat the command',
+  );
 }
 
 /**

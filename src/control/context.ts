@@ -34,6 +34,9 @@ export interface ControlContext {
 
 /** Named points inside a verb. */
 export type ControlPoint =
+  | 'rot.after_key_insert'
+  | 'rot.before_activate'
+  | 'rot.after_activate'
   | 'fence.before_ddl'
   | 'fence.after_ddl'
   | 'retire.after_scan'

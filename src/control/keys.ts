@@ -41,6 +41,7 @@ import {
   retireKey,
 } from '../store/keys.js';
 import { listTargets } from '../store/registry.js';
+import { listExposedKeys } from '../store/suspect-roots.js';
 import { sealRecord } from './audit.js';
 import { patienceOf, type ControlContext } from './context.js';
 import { demandBackups, findUnbacked } from './backup-policy.js';
@@ -185,7 +186,7 @@ export async function stageIn(
     const { unlessActivatedSince: since, insteadOf } = staging;
     refuseIfReplaced(keyring, staging.replacing);
     if (since !== undefined && activeSince(keyring, since) !== undefined) return false;
-    const isNew = !(await discardUnfit(client, keyring, insteadOf, reason));
+    const isNew = !(await keepsFit(client, keyring, insteadOf, reason));
     if (isNew)
       await insertNewKey(client, await getKeyring(client, keyring.name), roots, {
         reason: reason ?? standby,
@@ -194,6 +195,7 @@ export async function stageIn(
     if (staging.isOrdered === true) await orderStagedKey(client, keyring, reason);
     return isNew;
   });
+  if (inserted) await context.reachPoint?.('rot.after_key_insert');
   const after = await getKeyring(context.database, before.name);
   const staged = after.keys.find((key) => key.state === 'staged');
   if (staged === undefined)
@@ -214,8 +216,8 @@ export async function stageIn(
 /** The reason on record where the operator gave none. */
 const standby = 'kept ready for the next rotation';
 
-/** Under the locked keyring: whether a staged key is there that may be activated. */
-async function discardUnfit(
+/** Under the locked keyring: whether a staged key is there that may be activated. One that may not is discarded. */
+async function keepsFit(
   client: Queryable,
   keyring: StoredKeyring,
   insteadOf: number | undefined,
@@ -223,11 +225,31 @@ async function discardUnfit(
 ): Promise<boolean> {
   const staged = keyring.keys.find((key) => key.state === 'staged');
   if (staged === undefined) return false;
-  const order = await findStagedOrder(client, keyring.id);
-  if (staged.algorithm === keyring.algorithm && (insteadOf === undefined || order?.insteadOf === insteadOf))
-    return true;
-  await discardStagedKey(client, keyring, staged, reason ?? `new keys are ${keyring.algorithm}`);
+  if (await isFit(client, keyring, staged, insteadOf)) return true;
+  const why =
+    staged.algorithm === keyring.algorithm ? 'others may hold its root key' : `new keys are ${keyring.algorithm}`;
+  await discardStagedKey(client, keyring, staged, reason ?? why);
   return false;
+}
+
+/**
+ * Whether a staged key may be activated: it has the keyring's algorithm, it was made in the stead of the key that is to be
+ * replaced where that is asked for, and nobody who holds a suspect root key has it.
+ */
+export async function isFit(
+  client: Queryable,
+  keyring: StoredKeyring,
+  staged: StoredKey,
+  insteadOf: number | undefined,
+): Promise<boolean> {
+  if (staged.algorithm !== keyring.algorithm) return false;
+  if (insteadOf !== undefined && (await findStagedOrder(client, keyring.id))?.insteadOf !== insteadOf) return false;
+  return !(await isExposed(client, keyring, staged));
+}
+
+/** Whether it was ever wrapped under a suspect root key, and another key would be better. */
+async function isExposed(client: Queryable, keyring: StoredKeyring, key: StoredKey): Promise<boolean> {
+  return (await listExposedKeys(client, keyring.id)).some(({ id, isReplaceable }) => id === key.id && isReplaceable);
 }
 
 /** The active key, if it was activated at that time or later. */
@@ -364,6 +386,12 @@ async function activateIn(
       `${title} is compromised and never encrypts again; rotate forward with: keyturn key rotate --keyring ${keyring.name}`,
       { keyId: String(key.id), state: key.state },
     );
+  if (key.state !== 'active' && (await isExposed(context.database, keyring, key)))
+    throw new KeyturnError(
+      'KEY_STATE_REFUSED',
+      `${title} was wrapped under a root key that others may hold, and will not encrypt; rotate forward with: keyturn key rotate --keyring ${keyring.name}`,
+      { keyId: String(key.id), state: key.state },
+    );
   const roots = await openRootsOf(context, keyring);
   await proveReadable(context, keyring, key, roots);
   const excused: Excused[] = [];
@@ -379,6 +407,7 @@ async function activateIn(
     await context.database.transaction(async (client) => {
       const locked = await lockKeyring(client, keyring.name);
       refuseIfReplaced(locked, replacing);
+      await context.reachPoint?.('rot.before_activate');
       await activateKey(client, locked, locked.keys.find((candidate) => candidate.id === key.id) ?? key, reason);
       if (excused.length > 0)
         await writeAudit(client, {
@@ -388,6 +417,7 @@ async function activateIn(
           after: { without: excused.map(({ member, why }) => `${member} ${why}`) },
         });
     });
+    await context.reachPoint?.('rot.after_activate');
     await sealRecord(context, roots);
   }
   // Before the members are waited for: one refresh brings them both.

@@ -2,6 +2,7 @@
 // failure. The root key is opened when a key is made, and by no other step.
 import type { PolicyVerbs } from '../engine/advance-occurrence.js';
 import { getKeyring } from '../store/keys.js';
+import { retireContained } from './compromise.js';
 import type { ControlContext } from './context.js';
 import { activate, activeSince, retire, stageKey } from './keys.js';
 import { reencryptToActive, type RunnerSupply } from './rotate-and-reencrypt.js';
@@ -33,6 +34,9 @@ export function createPolicyVerbs(given: Omit<ControlContext, 'patienceMs'>): Po
         const isReplaced = key.state === 'decrypt_only' && active !== undefined && key.version < active.version;
         if (isReplaced) await retire(context, keyring, String(key.id), reason);
       }
+    },
+    async retireCompromised({ keyring, keyId, reason }) {
+      await retireContained(context, keyring, keyId, reason);
     },
   };
 }

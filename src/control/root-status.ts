@@ -3,6 +3,7 @@ import { shortFingerprintOf } from '../keys/open-keyring.js';
 import { findLaggards, type Laggard } from '../rotation/convergence.js';
 import { listExpectedMembers, listMembers, type MemberRow } from '../store/members.js';
 import { listKeyringIds, listRoots, type RootRow } from '../store/roots.js';
+import { isExposedKeyInUse } from '../store/suspect-roots.js';
 import type { ControlContext } from './context.js';
 
 export interface RootListing {
@@ -10,6 +11,8 @@ export interface RootListing {
   readonly fingerprint: string;
   /** `next` from prepare to finalize, when it is `current`; `former` once nothing is wrapped under it. */
   readonly state: 'current' | 'next' | 'former';
+  /** Others may hold it. */
+  readonly suspect: boolean;
   readonly uri: string;
   readonly dataKeys: number;
   readonly keyrings: readonly string[];
@@ -36,7 +39,8 @@ export async function rootStatus(context: ControlContext): Promise<RootStatus> {
   const rows = await listRoots(context.database);
   const pair = findChange(rows);
   const roots = rows.map(listingOf);
-  if (pair === undefined) return { roots, change: null, next: 'nothing to do' };
+  if (pair === undefined)
+    return { roots, change: null, next: (await commandAfterLeak(context, rows)) ?? 'nothing to do' };
   const members = await listMembers(context.database);
   const keyringIds = await listKeyringIds(context.database, keyringsOf(pair));
   const expected = await listExpectedMembers(context.database);
@@ -51,9 +55,24 @@ export async function rootStatus(context: ControlContext): Promise<RootStatus> {
     },
     next:
       laggards.length === 0
-        ? 'keyturn root finalize'
-        : `give ${pair.to.uri} to the members above and restart them one at a time, then keyturn root finalize`,
+        ? finalizeCommand(pair)
+        : `give ${pair.to.uri} to the members above and restart them one at a time, then ${finalizeCommand(pair)}`,
   };
+}
+
+function finalizeCommand({ from }: Change): string {
+  return from.isSuspect ? 'keyturn root finalize --reencrypt' : 'keyturn root finalize';
+}
+
+/** What is left to do about root keys that others may hold: undefined where nothing is. */
+export async function commandAfterLeak(
+  { database }: ControlContext,
+  roots: readonly RootRow[],
+): Promise<string | undefined> {
+  if (findChange(roots)?.from.isSuspect === true) return 'keyturn root status';
+  if (roots.some(({ isSuspect, wraps }) => isSuspect && wraps > 0))
+    return 'make a new root key, then keyturn root prepare --to URI and keyturn root finalize --reencrypt';
+  return (await isExposedKeyInUse(database)) ? 'keyturn root finalize --reencrypt' : undefined;
 }
 
 export function listingOf(root: RootRow): RootListing {
@@ -61,6 +80,7 @@ export function listingOf(root: RootRow): RootListing {
     id: root.id,
     fingerprint: shortFingerprintOf(root.fingerprint),
     state: root.replaces !== undefined ? 'next' : root.wraps > 0 ? 'current' : 'former',
+    suspect: root.isSuspect,
     uri: root.uri,
     dataKeys: root.wraps,
     keyrings: root.keyrings,

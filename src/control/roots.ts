@@ -7,6 +7,7 @@ import { isKeyturnError, KeyturnError } from '../errors.js';
 import { shortFingerprintOf } from '../keys/open-keyring.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import { memberTitle, type Laggard } from '../rotation/convergence.js';
+import { listUnbackedKeys } from '../store/backups.js';
 import type { Queryable } from '../store/database.js';
 import { getClusterId, getKeyring, listRootUris } from '../store/keys.js';
 import { listExpectedMembers, listMembers } from '../store/members.js';
@@ -25,6 +26,8 @@ import {
   type RootRow,
   type WrappedKey,
 } from '../store/roots.js';
+import { isSuspect, markRootsSuspect } from '../store/suspect-roots.js';
+import { demandBackups } from './backup-policy.js';
 import type { ControlContext } from './context.js';
 import { findChange, keyringsOf, laggardsOf, listingOf, type Change, type RootListing } from './root-status.js';
 
@@ -39,6 +42,8 @@ export interface RootChangeReport {
   readonly root: RootListing;
   readonly dataKeys: number;
   readonly keyrings: readonly string[];
+  /** Data keys that no backup opens any more with the root keys there are now. */
+  readonly unbackedKeys: readonly number[];
   readonly next: string;
 }
 
@@ -54,6 +59,8 @@ export interface Override {
   /** Members, by name or title, that are not waited for. */
   readonly without: readonly string[];
   readonly reason: string | undefined;
+  /** Others may hold the root key that is replaced: recorded with its replacement, so that what it wrapped is replaced too. */
+  readonly isLeak?: boolean;
 }
 
 /** Adds a wrap under the new root to every data key of the present one. Repeating it adds what is missing. */
@@ -62,6 +69,7 @@ export async function prepareRoot(context: ControlContext, target: RootTarget): 
   const next = await openNext(context, target.to, cluster);
   const done = await findDone(context.database, next, target);
   if (done !== undefined) return done;
+  await demandBackupsOf(context, target.keyring);
   const report = await context.database.transaction(async (client) => {
     await lockRootChange(client);
     const doneMeanwhile = await findDone(client, next, target);
@@ -74,11 +82,28 @@ export async function prepareRoot(context: ControlContext, target: RootTarget): 
       root: to,
       dataKeys,
       keyrings,
+      unbackedKeys: await listUnbacked(client, keyrings),
       next: `give ${target.to} to every process (roots: [${target.to}, …] in keyturn.yaml) and restart them one at a time, then keyturn root finalize`,
     };
   });
   await context.reachPoint?.('root.after_commit_before_report');
   return report;
+}
+
+/** What a change says of backups; asked in its own transaction, since nothing may fail after the commit. */
+async function listUnbacked(client: Queryable, keyrings: readonly string[]): Promise<readonly number[]> {
+  const unbacked: number[] = [];
+  for (const id of await listKeyringIds(client, keyrings)) unbacked.push(...(await listUnbackedKeys(client, id)));
+  return unbacked.toSorted((a, b) => a - b);
+}
+
+/** A backup from before the change opens with the former root key alone, so there has to be one while that is at hand. A leak does not wait. */
+async function demandBackupsOf(context: ControlContext, keyring: string | undefined): Promise<void> {
+  const { database } = context;
+  const roots = await listRoots(database);
+  const from = findChange(roots)?.from ?? (await currentRoot(database, roots, keyring));
+  if (from.isSuspect) return;
+  for (const name of from.keyrings) await demandBackups(context, await getKeyring(database, name));
 }
 
 async function openNext(context: ControlContext, uri: string, cluster: string): Promise<RootKey> {
@@ -95,12 +120,13 @@ async function findDone(
 ): Promise<RootChangeReport | undefined> {
   const roots = await listRoots(database);
   const change = findChange(roots);
-  const unchanged = (root: RootRow, note: string, following: string): RootChangeReport => ({
+  const unchanged = async (root: RootRow, note: string, following: string): Promise<RootChangeReport> => ({
     outcome: 'unchanged',
     note,
     root: listingOf(root),
     dataKeys: root.wraps,
     keyrings: root.keyrings,
+    unbackedKeys: await listUnbacked(database, root.keyrings),
     next: following,
   });
   if (change === undefined) {
@@ -169,6 +195,11 @@ async function prepareUnderLock(
   { cluster, next, target }: { cluster: string; next: RootKey; target: RootTarget },
 ): Promise<Prepared> {
   const roots = await listRoots(client);
+  if (await isSuspect(client, next.fingerprint))
+    throw new KeyturnError(
+      'ROOT_CHANGE_REFUSED',
+      `others may hold the root key ${next.shortFingerprint} at ${target.to} (keyturn root status); make a new one and change to that`,
+    );
   const from = findChange(roots)?.from ?? (await currentRoot(client, roots, target.keyring));
   const keyrings = await lockKeyringsUnder(client, from.id);
   const fromKey = await holdRoot(context, client, { cluster, keyrings, root: from });
@@ -320,6 +351,7 @@ async function nothingPrepared(database: Queryable): Promise<RootChangeReport> {
     root: listingOf(current),
     dataKeys: current.wraps,
     keyrings: current.keyrings,
+    unbackedKeys: await listUnbacked(database, current.keyrings),
     next: 'nothing to do',
   };
 }
@@ -346,15 +378,20 @@ async function endUnderLock(
     without: override.without,
   });
   const isFinal = ending === 'root.finalize';
+  const isLeak = override.isLeak === true;
+  if (isFinal && isLeak) await markRootsSuspect(client, [dropped.id], override.reason);
   return {
     outcome: isFinal ? 'finalized' : 'rolled_back',
     note: null,
     root: { ...listingOf(kept), state: 'current' },
     dataKeys,
     keyrings,
-    next: isFinal
-      ? `set root: ${kept.uri} in keyturn.yaml; keep the former root key in escrow until the last backup of its time has expired`
-      : `take ${dropped.uri} out of keyturn.yaml and of the processes again`,
+    unbackedKeys: await listUnbacked(client, keyrings),
+    next: !isFinal
+      ? `take ${dropped.uri} out of keyturn.yaml and of the processes again`
+      : !isLeak && dropped.isSuspect
+        ? `keyturn root finalize --reencrypt: others may hold the former root key, and with it every data key that it wrapped; and set root: ${kept.uri} in keyturn.yaml`
+        : `set root: ${kept.uri} in keyturn.yaml; keep the former root key in escrow until the last backup of its time has expired`,
   };
 }
 
@@ -367,6 +404,7 @@ export async function rotateRoot(context: ControlContext, target: RootTarget & O
   const next = await openNext(context, target.to, cluster);
   const done = await findDone(context.database, next, target);
   if (done !== undefined) return done.root.state === 'next' ? finalizeRoot(context, target) : done;
+  if (target.isLeak !== true) await demandBackupsOf(context, target.keyring);
   let former: RootKey | undefined;
   const report = await context.database.transaction(async (client) => {
     await lockRootChange(client);

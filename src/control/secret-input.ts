@@ -1,4 +1,4 @@
-// Passphrases and identities as they come in: from a private file or an open descriptor, never from an argument. What was
+// Passphrases, identities and new root keys as they come in: from a private file or an open descriptor, never from an argument. What was
 // read is held as a Secret and shown nowhere.
 import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs';
 import { Secret } from '../crypto/secret.js';
@@ -17,14 +17,29 @@ export function readIdentityFile(path: string): Secret {
   return new Secret(readPrivateFile(path));
 }
 
+/** The same for a new root key. */
+export function readKeyFile(path: string): Secret {
+  return firstLine(readPrivateFile(path), path, 'key');
+}
+
 /** The first line of what an inherited descriptor gives: 0 for stdin, or one that the caller opened. */
 export function readPassphraseDescriptor(descriptor: number): Secret {
+  return readDescriptor(descriptor, 'passphrase');
+}
+
+/** The same for a new root key. */
+export function readKeyDescriptor(descriptor: number): Secret {
+  return readDescriptor(descriptor, 'key');
+}
+
+function readDescriptor(descriptor: number, noun: SecretNoun): Secret {
   if (descriptor !== 0 && descriptor < firstFreeDescriptor)
     throw new KeyturnError('USAGE', `descriptor ${descriptor} is for output; expected 0 (stdin), or 3 and above`);
   const source = `descriptor ${descriptor}`;
   return firstLine(
     reading(source, () => readFileSync(descriptor, 'utf8')),
     source,
+    noun,
   );
 }
 
@@ -56,8 +71,15 @@ function reading(source: string, read: () => string): string {
   }
 }
 
-function firstLine(text: string, source: string): Secret {
+/** A new root key from an argument, where everybody on the machine can see it. */
+export function argumentKey(text: string): Secret {
+  return firstLine(text, '--new-key', 'key');
+}
+
+type SecretNoun = 'passphrase' | 'key';
+
+function firstLine(text: string, source: string, noun: SecretNoun = 'passphrase'): Secret {
   const [line = ''] = text.split(/\r?\n/, 1);
-  if (line === '') throw new KeyturnError('USAGE', `${source} gave an empty passphrase`);
+  if (line === '') throw new KeyturnError('USAGE', `${source} gave an empty ${noun}`);
   return new Secret(line);
 }

@@ -16,6 +16,8 @@ import { countUnresolved } from '../store/quarantine.js';
 import { countReserved } from '../store/usage.js';
 import { findRunToward, listUnfinishedRuns, sumRun, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
+import { listRoots } from '../store/roots.js';
+import { commandAfterLeak } from './root-status.js';
 import { listPendingDestructions, type DestructionReport } from './destroy-key.js';
 import { nextCommand, nothingToDo } from './next-command.js';
 import { findRunners, listRuns, type RunReport } from './runs.js';
@@ -92,7 +94,8 @@ export async function readStatus(context: ControlContext): Promise<StatusReport>
   const leader = await findLeader(database);
   const troubles = await listFenceTroubles(database);
   const first = keyrings.map((keyring) => keyring.next).find((command) => command !== nothingToDo) ?? nothingToDo;
-  const next = first === nothingToDo && troubles.length > 0 ? 'keyturn init' : first;
+  const leak = await commandAfterLeak(context, await listRoots(database));
+  const next = leak ?? (first === nothingToDo && troubles.length > 0 ? 'keyturn init' : first);
   const backup = await findLastBackup(database);
   return {
     keyrings,

@@ -29,6 +29,8 @@ export interface PolicyVerbs {
   reencrypt(order: PolicyOrder): Promise<number>;
   /** Retires every key that was replaced. Throws KEY_IN_USE, MEMBER_BEHIND, OLDER_TRANSACTION_RUNNING. */
   retireReplaced(order: PolicyOrder): Promise<void>;
+  /** Throws what `retireReplaced` throws, and FORBIDDEN. */
+  retireCompromised(order: PolicyOrder & { readonly keyId: number }): Promise<void>;
 }
 
 export interface PolicySupervision {

@@ -5,7 +5,7 @@ import { chainStart, linkOf, sealOf } from '../crypto/audit-chain.js';
 import type { ValueKey } from '../crypto/value-key.js';
 import { isKeyturnError, KeyturnError } from '../errors.js';
 import type { HeldRoots } from '../keys/open-keyring.js';
-import { listAuditKeys, type StoredAuditKey } from '../store/audit-keys.js';
+import { listAuditKeyEnds, listAuditKeys, type StoredAuditKey } from '../store/audit-keys.js';
 import {
   databaseMicros,
   findHead,
@@ -92,7 +92,9 @@ export async function sealAudit(database: Database, roots: HeldRoots): Promise<b
   const key = stored && (await openAuditKey(stored, roots));
   if (stored === undefined || key === undefined) return undefined;
   const keyId = stored.identity.id;
-  const { end, last } = await database.transaction(async (client) => {
+  const sealed = await database.transaction(async (client) => {
+    // Replaced meanwhile: seals under it end before the record that says so, and the next sealer has the new key.
+    if ((await listAuditKeys(client))[0]?.identity.id !== keyId) return undefined;
     const found = await findLastSeal(client, keyId);
     if (found !== undefined && !isMadeBy(key, found))
       throw damaged({ kind: 'false_seal', n: found.n, words: `the seal at ${found.n} was not made by the audit key` });
@@ -104,7 +106,8 @@ export async function sealAudit(database: Database, roots: HeldRoots): Promise<b
     if (chain.damage !== undefined) throw damaged(chain.damage);
     return { end: chain.end, last: from.n };
   }, readOnlySnapshot);
-  if (end.n === last) return undefined;
+  if (sealed === undefined || sealed.end.n === sealed.last) return undefined;
+  const { end } = sealed;
   const sealedAtMicros = await databaseMicros(database);
   await insertSeal(database, { ...end, keyId, sealedAtMicros, mac: sealOf(key.material, { ...end, sealedAtMicros }) });
   return end.n;
@@ -171,12 +174,16 @@ async function compareSeals(
     const key = await openAuditKey(stored, roots).catch(ignoreUnopened);
     if (key !== undefined) keys.set(stored.identity.id, key);
   }
+  const ends = await listAuditKeyEnds(client);
   let checked = 0;
   let last: StoredSeal | undefined;
   for (const seal of seals) {
     const { n } = seal;
     const key = keys.get(seal.keyId);
     const damage = (kind: DamageKind, words: string, at = n) => ({ checked, last, damage: { kind, n: at, words } });
+    const replacedAt = ends.get(seal.keyId);
+    if (replacedAt !== undefined && n >= replacedAt)
+      return damage('false_seal', `the seal at ${n} was made with an audit key that record ${replacedAt} replaced`);
     if (key !== undefined) {
       checked++;
       if (!isMadeBy(key, seal)) return damage('false_seal', `the seal at ${n} was not made by the audit key`);

@@ -1,4 +1,5 @@
-// The schedules: fires what is due and leads each occurrence through its policy. Runs beside the supervisor and decides only
+// The schedules: fires what is due and leads each occurrence through its policy; beside them compromised keys, which retire
+// when their run is through. Runs beside the supervisor and decides only
 // while that leads. It holds no state of its own: kill it anywhere and the next one goes on. The queue only wakes it up; a
 // queue that was wiped, or that wakes at the wrong time, starts nothing.
 import { isKeyturnError } from '../errors.js';
@@ -17,6 +18,7 @@ import {
   type Schedule,
 } from '../store/schedules.js';
 import { advanceOccurrence, lendRoot, type PolicyVerbs } from './advance-occurrence.js';
+import { createRetirements } from './retire-compromised.js';
 
 const lookMs = 1_000;
 const mirrorMs = 2_000;
@@ -40,6 +42,7 @@ export interface Schedules {
 
 export function startSchedules(options: SchedulesOptions): Schedules {
   const { database } = options;
+  const retirements = createRetirements(options);
   let mirroredAtMs = -Infinity;
   let lentAtMs = -Infinity;
   let isStopped = false;
@@ -59,6 +62,8 @@ export function startSchedules(options: SchedulesOptions): Schedules {
       if (isStopped) return;
       await advanceOccurrence({ database, leadership: lead, verbs: options.verbs }, occurrence, options.onEvent);
     }
+    if (isStopped) return;
+    await retirements.advance();
     if (performance.now() - mirroredAtMs < mirrorMs) return;
     mirroredAtMs = performance.now();
     await wakeUps.mirror(schedules);

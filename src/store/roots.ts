@@ -11,6 +11,8 @@ export interface RootRow extends RootRecord {
   /** Set between prepare and finalize: the root key this one is to replace. */
   readonly replaces: number | undefined;
   readonly createdAt: Date;
+  /** Others may hold it. */
+  readonly isSuspect: boolean;
   /** Data keys wrapped under it, retired ones too. */
   readonly wraps: number;
   /** Keyrings that have data keys under it. */
@@ -19,20 +21,21 @@ export interface RootRow extends RootRecord {
 
 export async function listRoots(database: Queryable): Promise<readonly RootRow[]> {
   const { rows } = await database.query(
-    `SELECT r.id, r.fingerprint, r.verification_token, r.uri, r.replaces, r.created_at,
+    `SELECT r.id, r.fingerprint, r.verification_token, r.uri, r.replaces, r.created_at, r.suspect_at IS NOT NULL,
        (SELECT count(*) FROM keyturn.data_key_wrap w WHERE w.root_key_id = r.id),
        ARRAY(SELECT n.name FROM keyturn.keyring n WHERE EXISTS (
          SELECT 1 FROM keyturn.data_key k JOIN keyturn.data_key_wrap w ON w.data_key_id = k.id AND w.root_key_id = r.id
          WHERE k.keyring_id = n.id) ORDER BY n.name)
      FROM keyturn.root_key r ORDER BY r.id`,
   );
-  return rows.map(([id, fingerprint, token, uri, replaces, createdAt, wraps, keyrings]) => ({
+  return rows.map(([id, fingerprint, token, uri, replaces, createdAt, isSuspect, wraps, keyrings]) => ({
     id: Number(id),
     fingerprint: fingerprint as Buffer,
     verificationToken: token as Buffer,
     uri: String(uri),
     replaces: replaces === null ? undefined : Number(replaces),
     createdAt: createdAt as Date,
+    isSuspect: isSuspect === true,
     wraps: Number(wraps),
     keyrings: keyrings as string[],
   }));

@@ -1,9 +1,8 @@
 // key compromise killed at each of its steps: the repeated command goes on, and never makes a second key.
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startDirectRunner } from '../support/direct-run.js';
-import { holdInsert } from '../support/held-statement.js';
+import { killAtRecord } from '../support/killed-command.js';
 import { findDifferences, insertCustomers, openShop, shopConfig, type Shop } from '../support/shop.js';
-import { until } from '../support/until.js';
 import { openKeyturnProcess, type KeyturnProcess } from '../cli/keyturn-process.js';
 
 let shop: Shop;
@@ -19,19 +18,7 @@ afterAll(async () => {
   await shop.close();
 });
 
-async function killAt(action: string): Promise<void> {
-  const { waitUntilHeld, letGo } = await holdInsert(shop, 'keyturn.audit', `NEW.action = '${action}'`);
-  const killed = keyturn.start(command);
-  await waitUntilHeld();
-  killed.kill('SIGKILL');
-  await killed.waitForExit(10_000);
-  await letGo();
-  await until(async () => (await shop.query(`SELECT 1 FROM pg_locks WHERE locktype = 'advisory'`)).length === 0, {
-    what: 'the killed statement to end',
-    deadlineMs: 30_000,
-  });
-  await shop.query('DROP FUNCTION hold_insert CASCADE');
-}
+const killAt = (action: string): Promise<void> => killAtRecord(shop, keyturn, command, action);
 
 async function statesOf(): Promise<readonly string[]> {
   const rows = await shop.query(
@@ -44,8 +31,8 @@ test('I5 killed while it discards, stages, takes up, activates, marks, orders an
   const writer = await shop.open();
   await insertCustomers(shop, writer, [1, 2, 3]);
   await writer.close();
-  // All before the commit of one transaction: discarding and the new key, taking up.
-  for (const action of ['key.discard', 'key.stage', 'key.order']) {
+  // All before the commit of one transaction: that the root key is suspect, then discarding and the new key, taking up.
+  for (const action of ['root.suspect', 'key.discard', 'key.stage', 'key.order']) {
     await killAt(action);
     expect(await statesOf()).toEqual(['active', 'staged']);
   }

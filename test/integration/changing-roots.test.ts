@@ -389,31 +389,42 @@ describe('a statement that fails', () => {
 
   const steps: readonly {
     step: string;
+    begin?: () => Promise<RootChangeReport>;
     run: (context: ControlContext) => Promise<RootChangeReport>;
     after: string[];
   }[] = [
     { step: 'prepare', run: (with_) => prepareRoot(with_, toNext()), after: ['present', 'next', 'both'] },
     { step: 'rollback', run: (with_) => rollbackRoot(with_, quiet), after: ['present', 'both'] },
-    { step: 'rotate', run: (with_) => rotateRoot(with_, toNext()), after: ['next', 'both'] },
+    {
+      step: 'finalize',
+      begin: () => prepareRoot(rooted.control().context, toNext()),
+      run: (with_) => finalizeRoot(with_, quiet),
+      after: ['next', 'both'],
+    },
+    {
+      step: 'rotate, after a leak',
+      run: (with_) => rotateRoot(with_, { ...toNext(), to: otherUri, isLeak: true }),
+      after: [],
+    },
   ];
 
   test.each(steps)(
     'whichever statement of $step fails, everything is as before, and repeated it succeeds',
-    async ({ run, after }) => {
+    async ({ begin, run, after }) => {
+      await begin?.();
       const before = await tables(rooted);
       const control = rooted.control().context;
       let nth = 1;
       for (; ; nth++) {
         const { database, asked } = failAt(control.database, nth);
-        const error: unknown = await run({ ...control, database, patienceMs: 0 }).then(
-          () => undefined,
-          (thrown: unknown) => thrown,
+        const end: unknown = await run({ ...control, database, patienceMs: 0 }).then(
+          () => 'done',
+          (thrown: unknown) => (isKeyturnError(thrown, 'DATABASE_UNAVAILABLE') ? thrown.message : thrown),
         );
-        if (error === undefined && asked() < nth) break;
-        expect(error).toMatchObject({
-          code: 'DATABASE_UNAVAILABLE',
-          message: expect.stringContaining(`statement ${nth} fails`) as string,
-        });
+        // A change that ends well although a statement of it failed has swallowed an error.
+        const isOver = asked() < nth;
+        expect(end).toBe(isOver ? 'done' : `statement ${nth} fails because a test says so`);
+        if (isOver) break;
         expect(await tables(rooted)).toEqual(before);
       }
       expect(nth).toBeGreaterThan(10);

@@ -131,6 +131,16 @@ export const mutations: readonly Mutation[] = [
     },
   },
   {
+    removes: 'the look whether a suspect root key ever wrapped the standby',
+    file: 'src/control/keys.ts',
+    text: 'return !(await isExposed(client, keyring, staged));',
+    replacement: 'return !(await isExposed(client, keyring, staged)) || true;',
+    test: {
+      file: 'test/integration/replacing-exposed-keys.test.ts',
+      name: 'I10 the replacement of a leaked root leaves a data key and an audit key that it never wrapped, and ends what it did',
+    },
+  },
+  {
     removes: 'the wait for laggards before a run moves anything',
     file: 'src/engine/advance-run.ts',
     text: 'const [laggard] = findLaggards(await listMembers(database), {',

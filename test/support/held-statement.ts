@@ -14,7 +14,13 @@ const lockNumber = 4_711;
 /** `condition`: SQL over the inserted row, NEW. */
 export async function holdInsert(
   shop: Shop,
-  table: 'keyturn.batch' | 'keyturn.ledger' | 'keyturn.data_key' | 'keyturn.run' | 'keyturn.audit',
+  table:
+    | 'keyturn.batch'
+    | 'keyturn.ledger'
+    | 'keyturn.data_key'
+    | 'keyturn.run'
+    | 'keyturn.audit'
+    | 'keyturn.audit_link',
   condition: string,
 ): Promise<HeldStatement> {
   await shop.query(`CREATE FUNCTION hold_insert() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -19,6 +19,7 @@ import {
 } from '../../control/secret-input.js';
 import { KeyturnError } from '../../errors.js';
 import { askSecret } from '../ask-secret.js';
+import { parseDescriptor } from '../arguments.js';
 import type { Cli } from '../cli.js';
 import { teach } from '../help.js';
 import type { Output } from '../output.js';
@@ -155,11 +156,6 @@ function openedBy(command: Command): Command {
         'passphraseFd',
       ]),
     );
-}
-
-function parseDescriptor(text: string): number {
-  if (/^\d{1,4}$/.test(text)) return Number(text);
-  throw new KeyturnError('USAGE', 'a descriptor is a small number such as 0 or 3');
 }
 
 function passphraseFrom(options: PassphraseOptions): ReturnType<typeof typedPassphrase> | undefined {

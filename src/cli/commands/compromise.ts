@@ -1,16 +1,11 @@
 // key compromise: contains the key, orders the emergency run, and retires the key when the run is through.
 import type { Command } from 'commander';
-import { beginEmergency, beyondRotation, containKey, type Contained } from '../../control/compromise.js';
-import { retire } from '../../control/keys.js';
-import { refuseUnlessComplete, type BegunRun } from '../../control/rotate-and-reencrypt.js';
-import type { RunReport } from '../../control/runs.js';
+import { beyondRotation, containKey, type ContainedKey } from '../../control/compromise.js';
 import { unbackedWords } from '../backup-words.js';
-import type { Cli, Running } from '../cli.js';
-import { noteJoined } from '../finish-run.js';
-import { followRun } from '../follow-run.js';
+import type { Cli } from '../cli.js';
+import { emergencyLines, endEmergency, leftWords, type EmergencyEnd } from '../end-emergency.js';
 import { teach } from '../help.js';
-import { noteMissingRunners, staffFor, type Staff, type Waiting } from '../staff.js';
-import { countOf } from '../table.js';
+import { staffFor, type Waiting } from '../staff.js';
 import { changing, withoutLines } from './key.js';
 import { localOption } from './reencrypt.js';
 
@@ -29,13 +24,16 @@ export function addCompromiseCommand(key: Command, cli: Cli): void {
         .description('Others may hold this key: stop encrypting with it, move its values first of all, retire it.')
         .argument('<key>', 'id (17) or version (v3)'),
     )
-      .option('--root-suspect', 'the root key may be known too: discard the standby and make another')
+      .option(
+        '--root-suspect',
+        'the root key may be known too: discard the standby and make another, and remember it until the root key is replaced',
+      )
       .option('--wait', 'wait for the emergency run, then retire the key; needs a live supervisor and worker')
       .addOption(localOption())
       .action((name: string, options: CompromiseCommandOptions) => compromiseCommand(cli, name, options)),
     {
       changes:
-        'marks the key; where it is the active one, makes the standby active in the same transaction, waiting at most 15 s for members that do not hold it. Orders an emergency run over everything that does not name the active key, or puts an unfinished one before all others without its limits, and retires the key when nothing names it. Repeating it goes on where it stopped and never makes a second key. A compromised key is never active again.',
+        'marks the key; where it is the active one, makes the standby active in the same transaction, at once, and names members that do not hold it yet. Where a key has to be made first, members have 15 s to load it. Needs no root key where there is a standby. Orders an emergency run over everything that does not name the active key, or puts an unfinished one before all others without its limits, and retires the key when nothing names it; without --wait or --local a supervisor does, if its login may. Repeating it goes on where it stopped and never makes a second key. A compromised key is never active again.',
       examples: [
         ['keyturn key compromise v3 --reason "laptop stolen" --local 2', 'to the end, with workers of its own'],
         ['keyturn key compromise v3 --root-suspect --reason "dump and root leaked"', 'then change the root as well'],
@@ -45,8 +43,8 @@ export function addCompromiseCommand(key: Command, cli: Cli): void {
         4: 'the run is paused, or something still stands in the way of the retirement',
         5: 'a table has another owner, so the key cannot be fenced and retired; the statements for it are printed',
         6: 'cells failed or stayed stale',
-        7: 'the key is contained, and nobody is there to move its values',
-        8: 'wrong root key; nothing was written',
+        7: 'the key is contained, and nobody is there to move its values; or there is no standby, and no root key to make one under',
+        8: 'there is no standby, and the root key is another one',
       },
     },
   );
@@ -56,46 +54,26 @@ function compromiseCommand(cli: Cli, name: string, options: CompromiseCommandOpt
   return cli.run({ isJson: options.json, file: 'read' }, async (running) => {
     const { context, output } = running;
     const { reason } = options;
+    const isRootSuspect = options.rootSuspect === true;
     const staff = staffFor(cli, running, options);
-    const contained = await containKey(context, {
-      keyring: options.keyring,
-      key: name,
-      reason,
-      isRootSuspect: options.rootSuspect === true,
-    });
+    const contained = await containKey(context, { keyring: options.keyring, key: name, reason, isRootSuspect });
     output.note(`${contained.key.title} is contained; ${contained.active.title} encrypts`);
-    const begun = await beginEmergency(context, contained, { reason, supply: staff.supply });
-    const run = begun === undefined ? undefined : await settle(running, staff, begun);
-    const isSettled = begun === undefined || run?.state === 'succeeded';
-    const retired =
-      isSettled && contained.key.state === 'decrypt_only'
-        ? await retire(context, contained.keyring, String(contained.key.id), reason)
-        : undefined;
-    const next = nextWords(contained, isSettled ? undefined : run, options.rootSuspect === true);
+    const end = await endEmergency(running, staff, { ...contained, keys: [contained.key], reason });
+    const [retired] = end.retired;
+    const next = nextWords(contained, end, isRootSuspect);
     output.report(
       {
         ...contained,
         key: retired?.key ?? contained.key,
-        run: run ?? null,
+        run: end.run ?? null,
         proof: retired?.proof ?? null,
         beyondRotation,
         next,
       },
       () => [
         `${contained.key.title} is compromised: it never encrypts again; ${contained.active.title} is active`,
-        ...withoutLines(contained),
-        ...unbackedWords(contained.unbackedKeys),
-        ...(run === undefined
-          ? []
-          : [`run ${run.run_id} toward ${run.target_key} is ${run.state.replaceAll('_', ' ')}`]),
-        ...(retired === undefined
-          ? []
-          : [
-              `retired: none of ${countOf(
-                retired.proof.columns.reduce((sum, column) => sum + column.cells, 0),
-                'cell',
-              )} names it`,
-            ]),
+        ...containedLines(contained),
+        ...emergencyLines(end),
         '',
         `what rotation cannot undo: ${beyondRotation}`,
         '',
@@ -105,24 +83,32 @@ function compromiseCommand(cli: Cli, name: string, options: CompromiseCommandOpt
   });
 }
 
-/** Waits where somebody was named to do the work; the report of the run either way. Throws what keeps it from being a success. */
-async function settle(running: Running, staff: Staff, begun: BegunRun): Promise<RunReport> {
-  const { report } = begun;
-  if (begun.begin === 'done') return report;
-  if (begun.begin === 'joined') noteJoined(running, begun);
-  if (!staff.waits) {
-    await noteMissingRunners(running);
-    return report;
-  }
-  const { context, output } = running;
-  running.hintIfInterrupted(`the key is contained; repeat the command to go on with run ${report.run_id}`);
-  const ended = await followRun({ context, output, runners: staff.runners }, report.run_id);
-  refuseUnlessComplete(ended);
-  return ended;
+/** What an operator has to know about a keyring whose key was replaced in an emergency. */
+export function containedLines(
+  contained: Pick<ContainedKey, 'active' | 'without' | 'unbackedKeys' | 'successorTrouble' | 'standbyTrouble'>,
+): readonly string[] {
+  const { active, successorTrouble, standbyTrouble } = contained;
+  return [
+    ...withoutLines(contained),
+    ...(successorTrouble === null
+      ? []
+      : [
+          `${active.title} is the standby from before, which may be known too; no other could be made: ${successorTrouble}`,
+        ]),
+    ...(standbyTrouble === null ? [] : [`  standby       none, for now: ${standbyTrouble}`]),
+    ...unbackedWords(contained.unbackedKeys),
+  ];
 }
 
-function nextWords({ key, keyring }: Contained, unfinished: RunReport | undefined, isRootSuspect: boolean): string {
-  if (unfinished !== undefined)
-    return `keyturn run watch ${unfinished.run_id}, then keyturn key retire ${key.id} --keyring ${keyring}`;
-  return isRootSuspect ? 'keyturn root prepare --to URI, as docs/keys.md says' : 'keyturn status';
+function nextWords({ keyring, standbyTrouble }: ContainedKey, end: EmergencyEnd, isRootSuspect: boolean): string {
+  const steps = [
+    leftWords(end),
+    isRootSuspect
+      ? 'change the root key, and what it wrapped: keyturn root prepare --to URI and keyturn root finalize --reencrypt, or keyturn root rotate --to URI --reencrypt where nothing is live'
+      : undefined,
+    standbyTrouble === null || isRootSuspect
+      ? undefined
+      : `keyturn key stage --keyring ${keyring}, once the root key is there`,
+  ].filter((step) => step !== undefined);
+  return steps.length === 0 ? 'keyturn status' : steps.join('; ');
 }

@@ -35,7 +35,9 @@ export const controlSchemaStatements: readonly string[] = [
   verification_token bytea NOT NULL,
   uri text NOT NULL,
   replaces bigint REFERENCES keyturn.root_key,
-  created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- Since when others may hold it. Never taken back.
+  suspect_at timestamptz
 )`,
   `CREATE TABLE keyturn.keyring (
   id uuid PRIMARY KEY,
@@ -74,6 +76,8 @@ export const controlSchemaStatements: readonly string[] = [
   ordered_at timestamptz,
   -- The compromised key in whose stead it was made.
   instead_of bigint REFERENCES keyturn.data_key,
+  -- Every root key that it was ever wrapped under, those that are gone too.
+  wrapped_under bigint[] NOT NULL DEFAULT '{}',
   fenced_at timestamptz,
   UNIQUE (keyring_id, version),
   CHECK ((keyring_id IS NULL) = (purpose = 3)),

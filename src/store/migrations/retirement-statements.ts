@@ -35,7 +35,9 @@ export const guards: readonly (readonly [string, string])[] = [
   ['data_key', 'data_key_guard'],
   ['data_key', 'data_key_stays'],
   ['data_key_wrap', 'data_key_wrap_guard'],
+  ['data_key_wrap', 'data_key_wrap_remembered'],
   ['data_key_wrap', 'data_key_wrap_stays'],
+  ['root_key', 'root_key_suspicion'],
   ['destruction', 'destruction_guard'],
   ['destruction', 'destruction_stays'],
   ['retirement', 'retirement_stays'],
@@ -135,6 +137,9 @@ BEGIN
     OR (OLD.activated_at IS NOT NULL AND NEW.activated_at IS NULL) THEN
     RAISE EXCEPTION 'what a data key is never changes' USING ERRCODE = '${guardState}';
   END IF;
+  IF NOT NEW.wrapped_under @> OLD.wrapped_under THEN
+    NEW.wrapped_under := ARRAY(SELECT DISTINCT root FROM unnest(NEW.wrapped_under || OLD.wrapped_under) AS root ORDER BY root);
+  END IF;
   IF NEW.state = OLD.state THEN
     RETURN NEW;
   END IF;
@@ -178,6 +183,22 @@ BEGIN
 END $$`,
   `CREATE CONSTRAINT TRIGGER data_key_wrap_guard AFTER DELETE ON keyturn.data_key_wrap DEFERRABLE INITIALLY DEFERRED
   FOR EACH ROW EXECUTE FUNCTION keyturn.guard_wrap()`,
+  // What root key a data key was ever wrapped under is known to whoever held that root and read the tables then.
+  `CREATE FUNCTION keyturn.remember_wraps() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE keyturn.data_key k SET wrapped_under = k.wrapped_under || a.roots
+  FROM (SELECT data_key_id, array_agg(root_key_id ORDER BY root_key_id) AS roots FROM added GROUP BY data_key_id) a
+  WHERE k.id = a.data_key_id AND NOT k.wrapped_under @> a.roots;
+  RETURN NULL;
+END $$`,
+  `CREATE TRIGGER data_key_wrap_remembered AFTER INSERT ON keyturn.data_key_wrap REFERENCING NEW TABLE AS added
+  FOR EACH STATEMENT EXECUTE FUNCTION keyturn.remember_wraps()`,
+  `CREATE FUNCTION keyturn.keep_suspicion() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  NEW.suspect_at := coalesce(OLD.suspect_at, NEW.suspect_at);
+  RETURN NEW;
+END $$`,
+  `CREATE TRIGGER root_key_suspicion BEFORE UPDATE ON keyturn.root_key FOR EACH ROW EXECUTE FUNCTION keyturn.keep_suspicion()`,
   `CREATE FUNCTION keyturn.refuse_removal() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   RAISE EXCEPTION 'rows of keyturn.% stay', TG_TABLE_NAME USING ERRCODE = '${guardState}';
@@ -192,7 +213,7 @@ END $$`,
       `CREATE TRIGGER ${table}_stays BEFORE ${events} ON keyturn.${table} FOR EACH STATEMENT EXECUTE FUNCTION keyturn.refuse_removal()`,
   ),
   `REVOKE ALL ON FUNCTION keyturn.refuse_envelope(), keyturn.destruction_request(keyturn.destruction), keyturn.guard_destruction(),
-  keyturn.guard_key(), keyturn.guard_wrap(), keyturn.refuse_removal() FROM PUBLIC`,
+  keyturn.guard_key(), keyturn.guard_wrap(), keyturn.remember_wraps(), keyturn.keep_suspicion(), keyturn.refuse_removal() FROM PUBLIC`,
   // Whoever may pretend to be a replica would otherwise step over them.
   ...guards.map(([table, trigger]) => `ALTER TABLE keyturn.${table} ENABLE ALWAYS TRIGGER ${trigger}`),
 ];
