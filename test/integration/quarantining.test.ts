@@ -351,11 +351,10 @@ describe('one cause over whole batches', () => {
         keyrings: { customers: { root: 'env:KEYTURN_ROOT_KEY' } },
         targets: [{ table: 'note', keyring: 'customers', columns: { body: {} } }],
       },
-      ddl: [
-        'CREATE TABLE note (id int PRIMARY KEY, body text)',
-        `INSERT INTO note SELECT id, 'in clear' FROM generate_series(1, 13000) id`,
-      ],
+      ddl: ['CREATE TABLE note (id int PRIMARY KEY, body text)'],
     });
+    // What was there before the column was registered would keep the run from beginning.
+    await shop.query(`INSERT INTO note SELECT id, 'in clear' FROM generate_series(1, 13000) id`);
     const runner = await startDirectRunner(shop);
     try {
       const run = await shop.order();
