@@ -7,7 +7,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { availableBackends } from './support/backends.js';
 import { startNode } from './support/child.js';
-import { createTestDatabase } from './support/database.js';
+import { createTestDatabase, removeClosedDatabases } from './support/database.js';
 import { answersPing, startPrivateRedis } from './support/redis.js';
 import { until } from './support/until.js';
 
@@ -56,8 +56,18 @@ describe('createTestDatabase', () => {
     stranger.on('error', () => undefined);
     await stranger.connect();
     await Promise.all([one.drop(), two.drop()]);
+    const late = new pg.Client({ connectionString: one.url });
+    await expect(late.connect()).rejects.toThrow('not currently accepting connections');
+    await removeClosedDatabases();
     expect(await countDatabases(one.url)).toBe(0);
     expect(await countDatabases(two.url)).toBe(0);
+  });
+
+  test('a migrated database has the schemas of init, and nothing in them', async () => {
+    const database = await createTestDatabase({ isMigrated: true });
+    expect((await database.pool.query('SELECT FROM keyturn.keyring')).rowCount).toBe(0);
+    expect((await database.pool.query('SELECT FROM keyturn.cluster')).rowCount).toBe(0);
+    await database.drop();
   });
 
   test('a connection that was not released fails the drop, which drops all the same', async () => {
@@ -65,6 +75,7 @@ describe('createTestDatabase', () => {
     const leaked = await database.pool.connect();
     leaked.on('error', () => undefined);
     await expect(database.drop()).rejects.toThrow('1 connection(s) of the test pool were not released');
+    await removeClosedDatabases();
     expect(await countDatabases(database.url)).toBe(0);
     leaked.release(true);
     await database.pool.end();

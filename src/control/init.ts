@@ -44,7 +44,7 @@ import {
   type RegisteredTarget,
   type TargetPlace,
 } from '../store/registry.js';
-import { migrate, requireOwnership, requireSchema } from '../store/schema.js';
+import { analyzeRegistry, migrate, requireOwnership, requireSchema } from '../store/schema.js';
 import { ensureAuditKey, sealRecord } from './audit.js';
 import { patienceOf, type ControlContext } from './context.js';
 import { insertNewKey, proveReadable, stageIn } from './keys.js';
@@ -80,6 +80,7 @@ export async function init(context: ControlContext, reason?: string): Promise<In
   const migrations = await migrate(url);
   await migrateQueueSchema(config.databaseDirectUrl ?? url);
   await requireSchema(database);
+  await analyzeRegistry(database);
   const repairedRoots = await repairRoots(context, (name) => rootsByKeyring(name).roots);
   const keyrings = [];
   for (const keyring of config.keyrings)
@@ -92,6 +93,7 @@ export async function init(context: ControlContext, reason?: string): Promise<In
   for (const { name } of keyrings) await stageIn(context, await getKeyring(database, name), reason);
   const { grants, warnings } = await grantRoles(context);
   const fences = await mendFences(context);
+  await analyzeRegistry(database);
   return {
     migrations,
     repairedRoots,

@@ -185,7 +185,9 @@ describe('a dry run before the rotation', () => {
   beforeAll(async () => {
     const moving = (await begin()).report.run_id;
     await runner.finish(moving);
-    await shop.query(`UPDATE note SET body = left(body, 40) || 'A' || substr(body, 42) WHERE id IN (79, 80)`);
+    await shop.query(
+      `UPDATE note SET body = overlay(body PLACING CASE substr(body, 41, 1) WHEN 'A' THEN 'B' ELSE 'A' END FROM 41) WHERE id IN (79, 80)`,
+    );
   });
 
   test('decrypts what names the active key as well, and estimates that all of it moves to the next key', async () => {

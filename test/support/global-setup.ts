@@ -5,7 +5,10 @@ import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import type { TestProject } from 'vitest/node';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/embedded/postgres.js';
-import { dropTestDatabases } from './drop-test-databases.js';
+import { Secret } from '../../src/crypto/secret.js';
+import { migrateQueueSchema } from '../../src/queue/schema.js';
+import { migrate } from '../../src/store/schema.js';
+import { dropTestDatabases, testDatabasePrefix } from './drop-test-databases.js';
 import { answersPing, type PrivateRedis, startPrivateRedis } from './redis.js';
 import { missingForSoftHsm } from './softhsm.js';
 
@@ -15,6 +18,8 @@ declare module 'vitest' {
     readonly adminUrl: string;
     /** Undefined when the run has no Redis. */
     readonly redisUrl: string | undefined;
+    /** The name of a database with the schemas of `init`, to be copied; nobody may be connected to it. */
+    readonly migratedDatabase: string;
     /** Marks the databases of this run, on a server that others may use too. */
     readonly testRun: string;
   }
@@ -38,6 +43,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     await checkDatabase(adminUrl);
     checkSoftHsm();
     project.provide('adminUrl', adminUrl);
+    project.provide('migratedDatabase', await createMigratedDatabase(adminUrl, testRun));
     project.provide('redisUrl', await checkedRedisUrl(process.env.REDIS_URL || redis?.url));
     project.provide('testRun', testRun);
     return async () => {
@@ -70,6 +76,22 @@ async function checkDatabase(adminUrl: string): Promise<void> {
   const client = new pg.Client({ connectionString: adminUrl, connectionTimeoutMillis: 10_000 });
   await client.connect();
   await client.end();
+}
+
+async function createMigratedDatabase(adminUrl: string, testRun: string): Promise<string> {
+  const name = `${testDatabasePrefix(testRun)}migrated`;
+  const client = new pg.Client({ connectionString: adminUrl });
+  await client.connect();
+  try {
+    await client.query(`CREATE DATABASE ${name} TEMPLATE template0 ENCODING 'UTF8'`);
+  } finally {
+    await client.end();
+  }
+  const url = new URL(adminUrl);
+  url.pathname = `/${name}`;
+  await migrate(new Secret(url.href));
+  await migrateQueueSchema(new Secret(url.href));
+  return name;
 }
 
 function checkSoftHsm(): void {

@@ -2,12 +2,13 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { inject } from 'vitest';
+import { removeClosedDatabases } from './database.js';
 
 export interface TestRole {
   readonly name: string;
   /** The same database as seen by this role. */
   urlFor(databaseUrl: string): string;
-  /** After every database in which it was granted something is gone. */
+  /** After every database in which it was granted something was dropped. */
   drop(): Promise<void>;
 }
 
@@ -24,7 +25,10 @@ export async function createTestRole(): Promise<TestRole> {
       url.password = password;
       return url.href;
     },
-    drop: () => runAsAdmin(`DROP ROLE ${name}`),
+    async drop() {
+      await removeClosedDatabases();
+      await runAsAdmin(`DROP ROLE ${name}`);
+    },
   };
 }
 

@@ -65,7 +65,7 @@ export async function openShop(
 ): Promise<Shop> {
   const backend = options.backend ?? 'postgres';
   const config = options.config ?? shopConfig;
-  const database = await createTestDatabase(options.adminUrl);
+  const database = await createTestDatabase({ adminUrl: options.adminUrl, isMigrated: true });
   for (const statement of options.ddl ?? [customerTable]) await database.pool.query(statement);
   const rootKey = randomBytes(32).toString('hex');
   const running: LongRunning[] = [];
