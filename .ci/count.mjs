@@ -1,5 +1,5 @@
-// Reads Vitest's JSON reports: the queue suite must have run the same tests on both backends, none skipped. Prints the
-// counts; the last line is the plain one.
+// Reads Vitest's JSON reports: the queue suite must have run the same tests on both backends, none skipped. Prints
+// what failed, at the end of a long log, and the counts; the last line is the plain one.
 import { readFileSync } from 'node:fs';
 
 const reports = process.argv.slice(2).map((path) => JSON.parse(readFileSync(path, 'utf8')));
@@ -14,6 +14,8 @@ const missing = postgres.filter((name) => !redis.includes(name)).concat(redis.fi
 if (postgres.length === 0 || missing.length > 0) problems.push(`the backends differ: ${missing.join(', ') || 'no queue test ran'}`);
 const skipped = tests.filter((test) => test.status !== 'passed' && test.status !== 'failed');
 if (skipped.length > 0) problems.push(`skipped: ${skipped.map((test) => test.title).join(', ')}`);
+for (const failed of tests.filter((test) => test.status === 'failed'))
+  problems.push(`failed: ${failed.fullName}\n${failed.failureMessages.join('\n').slice(0, 2_000)}`);
 for (const problem of problems) process.stdout.write(`${problem}\n`);
 
 process.stdout.write(`${sum('numPassedTests')} passed, ${sum('numFailedTests')} failed, ${skipped.length} skipped\n`);
