@@ -1,9 +1,10 @@
 // Looks at every source of the database's health and remembers what judging it needs: one look a second, each source on
 // its own. A source whose statement fails, or is still out when the next look begins, keeps its last reading, which grows
 // old; the rules of src/rotation say what that means.
+import { setTimeout as delay } from 'node:timers/promises';
 import { isKeyturnError } from '../errors.js';
 import { noArchiveWatch, watchArchive } from '../rotation/archive-watch.js';
-import { noCanaryWatch, watchCanary } from '../rotation/canary.js';
+import { openCanaryWatch, watchCanary, type CanaryWatch } from '../rotation/canary.js';
 import { noCheckpointWatch, watchCheckpoints } from '../rotation/checkpoint-watch.js';
 import { deadReadings, slotReading } from '../rotation/disk-use.js';
 import { transactionSeconds, vacuums, type HealthSource, type Reading } from '../rotation/health.js';
@@ -32,11 +33,15 @@ export interface Look {
   readonly settings: PaceSettings;
   /** Some run of ours moves rows now. */
   readonly isMoving: boolean;
+  /** How often the pace has changed so far. */
+  readonly paceChanges: number;
 }
 
 export interface Gauges {
   /** Starts every source that is not out still, waits at most a second for them, and answers what is known of each. */
   look(look: Look): Promise<readonly Gauge[]>;
+  /** Milliseconds that a small statement usually takes at most; undefined until it is known. */
+  usualMs(): number | undefined;
 }
 
 type Read = (look: Look, nowMs: number) => Promise<Seen<readonly Reading[]>>;
@@ -51,10 +56,15 @@ interface Watched {
 }
 
 const patienceMs = 1_000;
+/** Spread over half of the second between two looks, so that they meet slices as the application's statements do. */
+const canarySamples = 8;
+const canaryGapMs = 60;
 
-export function openGauges(database: Database): Gauges {
+/** `usualMs`: what an earlier leader answered last. */
+export function openGauges(database: Database, usualMs?: number): Gauges {
+  const canary = canaryReader(database, openCanaryWatch(usualMs));
   const openedAtMs = performance.now();
-  const watched: readonly Watched[] = Object.entries(readersOf(database)).map(([source, read]) => ({
+  const watched: readonly Watched[] = Object.entries(readersOf(database, canary.read)).map(([source, read]) => ({
     source: source as HealthSource,
     read,
     isOut: false,
@@ -73,6 +83,7 @@ export function openGauges(database: Database): Gauges {
       timer.abort();
       return watched.map((one) => gaugeOf(one, look.settings));
     },
+    usualMs: canary.usualMs,
   };
 }
 
@@ -97,14 +108,14 @@ function gaugeOf({ source, last, atMs }: Watched, settings: PaceSettings): Gauge
   return { source, readings: last?.seen ?? [], ageMs: performance.now() - atMs, isOptional };
 }
 
-function readersOf(database: Database): Readonly<Record<HealthSource, Read>> {
+function readersOf(database: Database, canary: Read): Readonly<Record<HealthSource, Read>> {
   return {
     replicas: replicaReader(database),
     wal_archive: archiveReader(database),
     slots: async () => ({ seen: (await readSlots(database)).map(slotReading) }),
     sessions: sessionReader(database),
     blocking: blockingReader(database),
-    canary: canaryReader(database),
+    canary,
     dead_rows: async () => ({ seen: (await readTables(database)).flatMap(deadReadings) }),
     vacuum: async () =>
       mapSeen(await listVacuums(database), (tables) =>
@@ -176,22 +187,31 @@ function blockingReader(database: Database): Read {
   };
 }
 
-function canaryReader(database: Database): Read {
-  let watch = noCanaryWatch;
+function canaryReader(
+  database: Database,
+  opened: CanaryWatch,
+): { readonly read: Read; readonly usualMs: Gauges['usualMs'] } {
+  let watch = opened;
   let canary: Canary | undefined;
-  return async ({ isMoving }) => {
-    canary ??= await chooseCanary(database);
-    let milliseconds;
-    try {
-      milliseconds = await timeCanary(database, canary);
-    } catch (error) {
-      // Its table may be gone.
-      canary = undefined;
-      throw error;
-    }
-    const watched = watchCanary(watch, { milliseconds, isMoving });
-    watch = watched.watch;
-    return { seen: watched.readings };
+  return {
+    usualMs: () => watch.usual,
+    async read({ isMoving, paceChanges }) {
+      canary ??= await chooseCanary(database);
+      const milliseconds: number[] = [];
+      try {
+        while (milliseconds.length < canarySamples) {
+          if (milliseconds.length > 0) await delay(canaryGapMs);
+          milliseconds.push(await timeCanary(database, canary));
+        }
+      } catch (error) {
+        // Its table may be gone.
+        canary = undefined;
+        throw error;
+      }
+      const watched = watchCanary(watch, { milliseconds, isMoving, paceChanges });
+      watch = watched.watch;
+      return { seen: watched.readings };
+    },
   };
 }
 

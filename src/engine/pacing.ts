@@ -1,14 +1,14 @@
 // Keeps the pace of all workers while its supervisor leads: looks at the database's health every second, decides, and
 // writes the decision where workers read it with each slice. It runs beside the supervisor's tick, on connections of its
 // own, so that a database in trouble delays neither. What it has seen is kept in memory: a new leader begins anew, at full
-// pace, and knows within a second what is over a limit.
+// pace, and knows within a second what is over a limit; only what is usual for a small statement is handed on.
 import { setTimeout as delay } from 'node:timers/promises';
 import { isKeyturnError } from '../errors.js';
 import { decidePace, initialPaceState, type Gauge, type PaceDecision, type PaceState } from '../rotation/pacing.js';
 import type { Database } from '../store/database.js';
 import { readFleet } from '../store/health.js';
 import { stillLeads, type Leadership } from '../store/leadership.js';
-import { writePace } from '../store/pace.js';
+import { readPace, writePace } from '../store/pace.js';
 import { readPaceSettings } from '../store/pace-settings.js';
 import { openGauges, type Gauges } from './gauges.js';
 
@@ -35,6 +35,7 @@ interface Term {
   readonly fencingToken: number;
   readonly gauges: Gauges;
   state: PaceState;
+  paceChanges: number;
 }
 
 export function startPacing({ database, leadership, onTrouble }: PacingOptions): Pacing {
@@ -48,16 +49,18 @@ export function startPacing({ database, leadership, onTrouble }: PacingOptions):
       term = undefined;
       return lookMs;
     }
-    if (term?.fencingToken !== lead.fencingToken)
-      term = { fencingToken: lead.fencingToken, gauges: openGauges(database), state: initialPaceState };
+    if (term?.fencingToken !== lead.fencingToken) term = await beginTerm(database, lead);
     const fleet = await readFleet(database);
+    const isMoving = fleet.isWorking && term.state.target !== 0;
     const gauges = await term.gauges.look({
       settings: await readPaceSettings(database),
-      isMoving: fleet.isWorking && term.state.target !== 0,
+      isMoving,
+      paceChanges: term.paceChanges,
     });
-    const decision = decidePace(term.state, { gauges, ...fleet }, performance.now());
+    const decision = decidePace(term.state, { gauges, ...fleet, isMoving }, performance.now());
+    if (decision.state.target !== term.state.target || decision.state.nice !== term.state.nice) term.paceChanges++;
     term.state = decision.state;
-    await publish(database, lead, decision, gauges);
+    await publish(database, lead, decision, { gauges, usualMs: term.gauges.usualMs() });
     return fleet.isWorking ? lookMs : idleLookMs;
   }
 
@@ -85,11 +88,18 @@ export function startPacing({ database, leadership, onTrouble }: PacingOptions):
   };
 }
 
+/** At full pace, with what the leader before knew to be usual: where a run moves, that could not be found out anew. */
+async function beginTerm(database: Database, { fencingToken }: Leadership): Promise<Term> {
+  const usualMs = (await readPace(database))?.signals['usualMs'];
+  const gauges = openGauges(database, typeof usualMs === 'number' ? usualMs : undefined);
+  return { fencingToken, gauges, state: initialPaceState, paceChanges: 0 };
+}
+
 async function publish(
   database: Database,
   lead: Leadership,
   decision: PaceDecision,
-  gauges: readonly Gauge[],
+  { gauges, usualMs }: { readonly gauges: readonly Gauge[]; readonly usualMs: number | undefined },
 ): Promise<void> {
   await database.transaction(async (client) => {
     if (!(await stillLeads(client, lead))) return;
@@ -97,7 +107,7 @@ async function publish(
       targetWorkers: decision.targetWorkers,
       nice: decision.nice,
       reason: decision.reason,
-      signals: { seen: gauges.flatMap(wordsOf), unseen: decision.unseen },
+      signals: { seen: gauges.flatMap(wordsOf), unseen: decision.unseen, usualMs },
     });
   });
 }

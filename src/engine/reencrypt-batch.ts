@@ -22,7 +22,7 @@ import {
   paceAfterWrite,
   type SlicePace,
 } from '../rotation/pace.js';
-import { exceedsShare, mayGoOn, mostSliceRows, type Standing } from '../rotation/standing.js';
+import { exceedsShare, mayGoOn, mostSliceRows, niceOf, type Standing } from '../rotation/standing.js';
 import type { RowKey, Target } from '../rotation/target.js';
 import { advanceIfLeased, finishIfLeased, insertBatch, type CellList, type ClaimedBatch } from '../store/batches.js';
 import type { CellRow } from '../store/cell-row.js';
@@ -178,9 +178,13 @@ function sendAhead(visit: Visit, reading: Promise<ReadSlice | undefined>): Ahead
   return { read: reading, prepared };
 }
 
-/** The next slice, once it is reencrypted; keeps the ones behind it coming. Undefined when nothing is left. */
+/**
+ * The next slice, once it is reencrypted; keeps the ones behind it coming, unless the fleet gives way: then one thing is done
+ * at a time, and the other processors are the application's. Undefined when nothing is left.
+ */
 async function takePrepared(visit: Visit): Promise<PreparedSlice | undefined> {
-  while (visit.ahead.length < slicesAhead) {
+  if (visit.ahead.length === 0) startBehind(visit, visit.cursor);
+  while (visit.ahead.length < slicesAhead && niceOf(visit.standing) === 0) {
     const last = visit.ahead.at(-1);
     if (last === undefined) break;
     visit.ahead.push(
@@ -367,7 +371,11 @@ async function write(visit: Visit, slice: PreparedSlice): Promise<Written> {
   } finally {
     const seconds = (performance.now() - startedAt) / 1000;
     if (batch.kind === 'reencrypt')
-      visit.pace = paceAfterWrite(visit.pace, slice.rows.length, seconds, batch.run.isEmergency);
+      visit.pace = paceAfterWrite(
+        visit.pace,
+        { rows: slice.rows.length, writeSeconds: seconds },
+        { isEmergency: batch.run.isEmergency, nice: niceOf(visit.standing) },
+      );
     if (visit.careful !== undefined && slice.rows.length <= visit.careful)
       visit.careful = Math.min(visit.careful * 2, visit.pace.rows);
   }

@@ -18,14 +18,25 @@ const maxSliceRows = 1_000;
 
 export const initialSlicePace: SlicePace = { rows: 200, weightedRows: 0, weightedSeconds: 0 };
 
+export interface SliceManner {
+  readonly isEmergency: boolean;
+  /** Rest per time of work: a fleet that gives way also works in smaller bites, so that nobody waits for a whole one. */
+  readonly nice: number;
+}
+
 /** After a slice of `rows` whose write transaction took `writeSeconds`. Grows by at most a fifth, shrinks by at most half. */
-export function paceAfterWrite(pace: SlicePace, rows: number, writeSeconds: number, isEmergency = false): SlicePace {
+export function paceAfterWrite(
+  pace: SlicePace,
+  { rows, writeSeconds }: { readonly rows: number; readonly writeSeconds: number },
+  { isEmergency, nice }: SliceManner,
+): SlicePace {
   const weightedRows = decay * pace.weightedRows + rows;
   const weightedSeconds = decay * pace.weightedSeconds + writeSeconds;
-  const wantedSeconds = isEmergency ? emergencyWriteSeconds : targetWriteSeconds;
+  const wantedSeconds = (isEmergency ? emergencyWriteSeconds : targetWriteSeconds) / (1 + nice);
   const wanted = (weightedRows / Math.max(weightedSeconds, 1e-6)) * wantedSeconds;
   const next = Math.min(Math.max(wanted, pace.rows * 0.5), pace.rows * 1.2);
-  return { rows: clamp(Math.round(next), minSliceRows, maxSliceRows), weightedRows, weightedSeconds };
+  const mostRows = Math.max(minSliceRows, Math.floor(maxSliceRows / (1 + nice)));
+  return { rows: clamp(Math.round(next), minSliceRows, mostRows), weightedRows, weightedSeconds };
 }
 
 /** After a statement timeout, lock timeout or deadlock. */

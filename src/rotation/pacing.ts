@@ -1,6 +1,6 @@
 // How many workers may work, and how long they rest: additive increase, multiplicative decrease, with hysteresis. A hard
-// limit stops the fleet and holds it, longer each time; a soft limit halves it and makes it rest; calm lets it grow step by
-// step. What cannot be seen counts as over the hard limit, unless it was declared optional. State and observation in,
+// limit stops the fleet and holds it, longer each time; a soft limit halves it, the last worker by longer rests; calm while it
+// works lets it grow step by step. What cannot be seen counts as over the hard limit, unless it was declared optional. State and observation in,
 // decision out; no clock of its own.
 import type { HealthSource, Limits, Reading } from './health.js';
 
@@ -19,6 +19,8 @@ export interface Observation {
   readonly gauges: readonly Gauge[];
   /** Live workers: the most there is to limit. */
   readonly workers: number;
+  /** Some run moves rows now. Calm while none does says nothing about this pace. */
+  readonly isMoving: boolean;
   /** An emergency run is working: soft limits doubled, recovery after 5 s; hard limits stay. */
   readonly isEmergency: boolean;
 }
@@ -32,8 +34,10 @@ export interface PaceState {
   /** How long the hold in force lasts, and the next one would. */
   readonly heldForMs: number;
   readonly holdMs: number;
-  /** Since when every reading is below 0.7 of its soft limit; begins anew with each step up. */
+  /** Since when every reading is below 0.7 of its soft limit while some run moves; begins anew with each step up. */
   readonly calmSinceMs: number | undefined;
+  /** Since when no run moves. */
+  readonly atRestSinceMs: number | undefined;
   /** Of the last time something was over a limit, while its effect lasts. */
   readonly reason: string | undefined;
 }
@@ -56,8 +60,14 @@ const oldestReadingMs = 5_000;
 const calmShare = 0.7;
 const calmMs = 30_000;
 const emergencyCalmMs = 5_000;
+/** What was learnt of a pace is kept from one run to the next, but not for long: the application's load changes. */
+const forgetMs = 300_000;
 const softNice = 1;
+/** A ninth of the time at work. Slower than that, a run would outlast every window it is given. */
+const maxNice = 8;
 const niceStep = 0.25;
+/** Long rests shrink faster than short ones. */
+const niceStepShare = 1 / 8;
 const emergencyFactor = 2;
 
 export const initialPaceState: PaceState = {
@@ -67,6 +77,7 @@ export const initialPaceState: PaceState = {
   heldForMs: 0,
   holdMs: firstHoldMs,
   calmSinceMs: undefined,
+  atRestSinceMs: undefined,
   reason: undefined,
 };
 
@@ -130,7 +141,7 @@ function nextState(before: PaceState, judged: readonly Judged[], observation: Ob
   const released = before.heldUntilMs === undefined ? before : release(before);
   if (soft !== undefined) return slowDown(released, soft, observation);
   if (!judged.every((one) => one.grade === 'calm')) return { ...released, calmSinceMs: undefined };
-  return recover(released, observation, nowMs);
+  return observation.isMoving ? recover(released, observation, nowMs) : wait(released, nowMs);
 }
 
 function hold(before: PaceState, reason: string, nowMs: number): PaceState {
@@ -141,6 +152,7 @@ function hold(before: PaceState, reason: string, nowMs: number): PaceState {
     heldForMs: before.holdMs,
     holdMs: Math.min(longestHoldMs, 2 * before.holdMs),
     calmSinceMs: undefined,
+    atRestSinceMs: undefined,
     reason,
   };
 }
@@ -153,22 +165,30 @@ function release(before: PaceState): PaceState {
 /** Where there is no worker there is nothing to halve: the first one that starts is no reason to let only one. */
 function slowDown(before: PaceState, reason: string, { workers }: Observation): PaceState {
   const target = Math.min(before.target ?? workers, workers);
+  const isAlone = before.target !== undefined && target <= 1;
   return {
     ...before,
     target: workers === 0 ? before.target : Math.max(1, Math.floor(target / 2)),
-    nice: Math.max(softNice, before.nice),
+    nice: isAlone ? Math.max(softNice, Math.min(maxNice, 2 * before.nice)) : Math.max(softNice, before.nice),
     calmSinceMs: undefined,
+    atRestSinceMs: undefined,
     reason,
   };
+}
+
+/** While nothing moves; after five minutes of it, whatever comes next begins anew. */
+function wait(before: PaceState, nowMs: number): PaceState {
+  const since = before.atRestSinceMs ?? nowMs;
+  return nowMs - since < forgetMs ? { ...before, calmSinceMs: undefined, atRestSinceMs: since } : initialPaceState;
 }
 
 function recover(before: PaceState, observation: Observation, nowMs: number): PaceState {
   const since = before.calmSinceMs ?? nowMs;
   const patienceMs = observation.isEmergency ? emergencyCalmMs : calmMs;
-  if (nowMs - since < patienceMs) return { ...before, calmSinceMs: since };
+  if (nowMs - since < patienceMs) return { ...before, calmSinceMs: since, atRestSinceMs: undefined };
   const grown = before.target === undefined ? undefined : before.target + 1;
   const target = grown === undefined || grown >= observation.workers ? undefined : grown;
-  const nice = Math.max(0, before.nice - niceStep);
+  const nice = Math.max(0, before.nice - Math.max(niceStep, before.nice * niceStepShare));
   return {
     target,
     nice,
@@ -176,6 +196,7 @@ function recover(before: PaceState, observation: Observation, nowMs: number): Pa
     heldForMs: 0,
     holdMs: firstHoldMs,
     calmSinceMs: nowMs,
+    atRestSinceMs: undefined,
     reason: target === undefined && nice === 0 ? undefined : before.reason,
   };
 }
@@ -183,6 +204,6 @@ function recover(before: PaceState, observation: Observation, nowMs: number): Pa
 function reasonOf(state: PaceState, workers: number): string | undefined {
   if (state.reason === undefined) return undefined;
   if (state.heldUntilMs !== undefined) return `${state.reason}; held for ${Math.round(state.heldForMs / 1_000)} s`;
-  const pace = `${Math.min(state.target ?? workers, workers)} of ${workers} workers, resting ${state.nice} times as long as they work`;
+  const pace = `${Math.min(state.target ?? workers, workers)} of ${workers} workers, resting ${Math.round(state.nice * 100) / 100} times as long as they work`;
   return state.calmSinceMs === undefined ? `${state.reason}; ${pace}` : `recovering from: ${state.reason}; ${pace}`;
 }

@@ -57,6 +57,11 @@ export function paceInForce(pace: FleetPace | undefined): Omit<FleetPace, 'ageSe
   };
 }
 
+/** Rest per time of work. */
+export function niceOf(standing: Standing): number {
+  return paceInForce(standing.pace).nice;
+}
+
 const unmeasured = `nobody has measured the database's health for over ${paceValidSeconds} s, so the workers go slowly; look at the log of the supervisor`;
 
 /** In words, what holds the workers back; undefined at full pace. */
@@ -75,7 +80,7 @@ export function mostSliceRows(standing: Standing): number {
 
 /** After a slice of `rows` that took `workMs` since the last rest. */
 export function restAfter(standing: Standing, slice: { readonly rows: number; readonly workMs: number }): number {
-  const forPace = paceInForce(standing.pace).nice * slice.workMs;
+  const forPace = niceOf(standing) * slice.workMs;
   const forLimit = shareMs(standing, slice.rows) - slice.workMs;
   return Math.min(maxRestMs, Math.max(0, forPace, forLimit));
 }

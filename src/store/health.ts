@@ -268,17 +268,11 @@ export async function chooseCanary(database: Database): Promise<Canary> {
     : { statement: String(table[1]), parameters: [row[0]] };
 }
 
-const canaryRepeats = 3;
-
-/** Milliseconds of the fastest of a few in a row: what all of them suffer is the server's doing. */
+/** Milliseconds of one statement. */
 export async function timeCanary(database: Database, { statement, parameters }: Canary): Promise<number> {
   return database.transaction(async (client) => {
-    let fastest = Infinity;
-    for (let repeat = 0; repeat < canaryRepeats; repeat++) {
-      const startedAt = performance.now();
-      await client.query(statement, parameters);
-      fastest = Math.min(fastest, performance.now() - startedAt);
-    }
-    return fastest;
+    const startedAt = performance.now();
+    await client.query(statement, parameters);
+    return performance.now() - startedAt;
   }, readOnlyAndShort);
 }

@@ -97,7 +97,11 @@ test.skipIf(!canReplicate())(
 
 /** What gauges that begin now say of it. */
 async function look(database: Database): ReturnType<ReturnType<typeof openGauges>['look']> {
-  return openGauges(database).look({ settings: { cpus: undefined, optional: optionalByDefault }, isMoving: false });
+  return openGauges(database).look({
+    settings: { cpus: undefined, optional: optionalByDefault },
+    isMoving: false,
+    paceChanges: 0,
+  });
 }
 
 async function valueOf(database: Database, wanted: HealthSource): Promise<number | undefined> {
@@ -107,5 +111,5 @@ async function valueOf(database: Database, wanted: HealthSource): Promise<number
 
 async function reasonOf(database: Database, wanted: HealthSource): Promise<string | undefined> {
   const gauges = (await look(database)).filter(({ source }) => source === wanted);
-  return decidePace(initialPaceState, { gauges, workers: 2, isEmergency: false }, 0).reason;
+  return decidePace(initialPaceState, { gauges, workers: 2, isEmergency: false, isMoving: true }, 0).reason;
 }

@@ -1,36 +1,58 @@
 // The canary's latency against what is usual for it.
 import { describe, expect, test } from 'vitest';
-import { middleOf, noCanaryWatch, watchCanary, type CanaryWatch } from '../../src/rotation/canary.js';
+import {
+  middleOf,
+  openCanaryWatch,
+  watchCanary,
+  type CanarySample,
+  type CanaryWatch,
+} from '../../src/rotation/canary.js';
 import { canaryLimits, usualOf, type Reading } from '../../src/rotation/health.js';
 
-function watched(
-  samples: readonly number[],
-  isMoving = false,
-  before = noCanaryWatch,
-): { watch: CanaryWatch; reading: Reading } {
-  let watch = before;
-  let reading: Reading | undefined;
-  for (const milliseconds of samples) {
-    const next = watchCanary(watch, { milliseconds, isMoving });
-    ({ watch } = next);
-    [reading] = next.readings;
-  }
-  if (reading === undefined) throw new Error('no sample');
-  return { watch, reading };
+interface Watched {
+  readonly watch: CanaryWatch;
+  readonly latest: Reading;
+  /** Undefined where it is not judged. */
+  readonly share: Reading | undefined;
 }
 
-const usual = Array.from({ length: 100 }, (_, at) => 0.2 + (at % 10) / 100);
+/** `samples` in looks of eight. */
+function watched(
+  samples: readonly number[],
+  more: Partial<CanarySample> = {},
+  before = openCanaryWatch(undefined),
+): Watched {
+  let watch = before;
+  let readings: readonly Reading[] = [];
+  for (let at = 0; at < samples.length; at += 8)
+    ({ watch, readings } = watchCanary(watch, {
+      isMoving: false,
+      paceChanges: 0,
+      ...more,
+      milliseconds: samples.slice(at, at + 8),
+    }));
+  const [latest, share] = readings;
+  if (latest === undefined) throw new Error('no sample');
+  return { watch, latest, share };
+}
 
-describe('the canary', () => {
+/** Usually at most 0.29 ms. */
+const usual = Array.from({ length: 200 }, (_, at) => 0.2 + (at % 10) / 100);
+const moving = { isMoving: true };
+
+/** Of `total` samples the first `slow` are over what is usual. */
+function partlySlow(total: number, slow: number): number[] {
+  return Array.from({ length: total }, (_, at) => (at % total < slow ? 0.6 : 0.25));
+}
+
+describe('the middle of small statements', () => {
   test('takes 0.2 ms to 0.5 ms for noise, and 50 ms more than usual for a reason to stop', () => {
     const { watch } = watched(usual);
-    const slower = watched([0.5, 0.5, 0.5], true, watch).reading;
-    expect(slower.value).toBeLessThan(0.7 * slower.limits.soft);
-    const slow = watched([6, 6, 6], true, watch).reading;
-    expect(slow.value).toBeGreaterThanOrEqual(slow.limits.soft);
-    const verySlow = watched([60, 60, 60], true, watch).reading;
-    expect(verySlow.value).toBeGreaterThanOrEqual(verySlow.limits.hard);
-    expect(verySlow.words).toBe('a small statement takes 60 ms, usually at most 0.3 ms');
+    const at = (milliseconds: number): Reading => watched(Array<number>(8).fill(milliseconds), moving, watch).latest;
+    expect(at(0.5).value).toBeLessThan(0.7 * at(0.5).limits.soft);
+    expect(at(6).value).toBeGreaterThanOrEqual(at(6).limits.soft);
+    expect(at(60).value).toBeGreaterThanOrEqual(at(60).limits.hard);
+    expect(at(60).words).toBe('a small statement takes 60 ms, usually at most 0.3 ms');
   });
 
   test('is slow by a quarter and too slow by double where answers take long anyway', () => {
@@ -38,24 +60,62 @@ describe('the canary', () => {
     expect(canaryLimits(1)).toMatchObject({ soft: 6, hard: 51 });
   });
 
-  test('one slow answer among three says nothing', () => {
-    expect(watched([1, 900, 1]).reading.value).toBe(1);
+  test('some slow answers among eight say nothing', () => {
+    expect(watched([1, 900, 1, 1, 900, 900, 1, 1]).latest.value).toBe(1);
     expect(middleOf([])).toBe(0);
   });
 
   test('what a run makes of it does not become usual once calm was seen', () => {
     const { watch } = watched(usual);
-    const { reading } = watched(
-      Array.from({ length: 400 }, () => 40),
-      true,
-      watch,
-    );
-    expect(reading.value).toBeGreaterThanOrEqual(reading.limits.soft);
+    const { latest } = watched(Array<number>(2_000).fill(40), moving, watch);
+    expect(latest.value).toBeGreaterThanOrEqual(latest.limits.soft);
   });
 
-  test('knows nothing usual before half a minute, and then only a quarter of a second stops', () => {
-    expect(usualOf(usual.slice(0, 29))).toBeUndefined();
+  test('nothing is usual before eighty samples, and until then 50 ms slow a run and a quarter of a second stops it', () => {
+    expect(usualOf(usual.slice(0, 79))).toBeUndefined();
     expect(usualOf(usual)).toBeCloseTo(0.29, 5);
-    expect(canaryLimits(undefined)).toMatchObject({ soft: 5, hard: 250 });
+    expect(canaryLimits(undefined)).toMatchObject({ soft: 50, hard: 250 });
+  });
+});
+
+describe('the share of slow small statements', () => {
+  const { watch } = watched(usual);
+  const shareOf = (samples: readonly number[], more: Partial<CanarySample> = {}, before = watch): Watched =>
+    watched(samples, { ...moving, ...more }, before);
+
+  test('is judged while a run moves, and only where it is known what is usual', () => {
+    expect(watched(usual).share).toBeUndefined();
+    expect(watched(usual, moving).share).toBeUndefined();
+    expect(shareOf(partlySlow(80, 4)).share?.words).toBe(
+      '4 of the last 80 small statements took over 0.29 ms, as usually 1 of 20 does',
+    );
+  });
+
+  test('is judged from the first look on where an earlier leader knew what is usual', () => {
+    const inherited = watched(partlySlow(8, 3), moving, openCanaryWatch(0.29));
+    expect(inherited.share?.value).toBeGreaterThanOrEqual(Number(inherited.share?.limits.soft));
+  });
+
+  test('is calm at the usual one in twenty, slow at one in six, and never stops a run', () => {
+    const calm = shareOf(partlySlow(80, 4)).share;
+    expect(calm?.value).toBeLessThan(0.7 * Number(calm?.limits.soft));
+    const slow = shareOf(partlySlow(80, 14)).share;
+    expect(slow?.value).toBeGreaterThanOrEqual(Number(slow?.limits.soft));
+    expect(shareOf(partlySlow(80, 80)).share?.limits.hard).toBe(Infinity);
+  });
+
+  test('takes three slow ones of the first eight for evidence, and two for chance', () => {
+    const two = shareOf(partlySlow(8, 2)).share;
+    expect(two?.value).toBeLessThan(Number(two?.limits.soft));
+    const three = shareOf(partlySlow(8, 3)).share;
+    expect(three?.value).toBeGreaterThanOrEqual(Number(three?.limits.soft));
+  });
+
+  test('begins anew when the pace changes, and after a time at rest', () => {
+    const slow = shareOf(partlySlow(80, 80));
+    const slower = shareOf(partlySlow(8, 0), { paceChanges: 1 }, slow.watch);
+    expect(slower.share?.words).toContain('0 of the last 8');
+    const rested = watched(usual.slice(0, 8), {}, slow.watch);
+    expect(shareOf(partlySlow(8, 1), {}, rested.watch).share?.words).toContain('1 of the last 8');
   });
 });

@@ -13,10 +13,16 @@ import {
   type SlicePace,
 } from '../../src/rotation/pace.js';
 
+const plain = { isEmergency: false, nice: 0 };
+
 const writeSeconds = fc.double({ min: 0, max: 60, noNaN: true });
 
 /** As large as slices get: where instant writes let them grow to. */
-const mostRows = paceAfterWrite({ ...initialSlicePace, rows: 1_000_000 }, 1_000_000, 0).rows;
+const mostRows = paceAfterWrite(
+  { ...initialSlicePace, rows: 1_000_000 },
+  { rows: 1_000_000, writeSeconds: 0 },
+  plain,
+).rows;
 
 const pace: fc.Arbitrary<SlicePace> = fc.record({
   rows: fc.integer({ min: 20, max: mostRows }),
@@ -34,7 +40,7 @@ describe('rows per slice', () => {
   test('stay within their bounds, grow by at most a fifth and shrink by at most half, for any write time', () => {
     fc.assert(
       fc.property(pace, fc.nat(5_000), writeSeconds, (before, rows, seconds) => {
-        const after = paceAfterWrite(before, rows, seconds).rows;
+        const after = paceAfterWrite(before, { rows, writeSeconds: seconds }, plain).rows;
         expect(Number.isInteger(after)).toBe(true);
         expect(after).toBeGreaterThanOrEqual(Math.max(20, Math.floor(before.rows / 2)));
         expect(after).toBeLessThanOrEqual(Math.min(mostRows, Math.ceil(before.rows * 1.2)));
@@ -46,7 +52,8 @@ describe('rows per slice', () => {
     for (const rowsPerSecond of [500, 2_000, 4_500]) {
       for (const start of [20, mostRows]) {
         let at: SlicePace = { ...initialSlicePace, rows: start };
-        for (let slice = 0; slice < 60; slice++) at = paceAfterWrite(at, at.rows, at.rows / rowsPerSecond);
+        for (let slice = 0; slice < 60; slice++)
+          at = paceAfterWrite(at, { rows: at.rows, writeSeconds: at.rows / rowsPerSecond }, plain);
         expect(at.rows / rowsPerSecond).toBeCloseTo(0.2, 2);
       }
     }
@@ -55,18 +62,37 @@ describe('rows per slice', () => {
   test('aim at 500 ms in an emergency, and still at no more rows than ever', () => {
     const settle = (rowsPerSecond: number): number => {
       let at: SlicePace = initialSlicePace;
-      for (let slice = 0; slice < 60; slice++) at = paceAfterWrite(at, at.rows, at.rows / rowsPerSecond, true);
+      for (let slice = 0; slice < 60; slice++)
+        at = paceAfterWrite(
+          at,
+          { rows: at.rows, writeSeconds: at.rows / rowsPerSecond },
+          { ...plain, isEmergency: true },
+        );
       return at.rows;
     };
     expect(settle(1_000) / 1_000).toBeCloseTo(0.5, 2);
     expect(settle(100_000)).toBe(mostRows);
   });
 
+  test('shrink as the fleet rests longer, in the time of their write as in their number', () => {
+    const settle = (rowsPerSecond: number, nice: number): number => {
+      let at: SlicePace = initialSlicePace;
+      for (let slice = 0; slice < 80; slice++)
+        at = paceAfterWrite(at, { rows: at.rows, writeSeconds: at.rows / rowsPerSecond }, { ...plain, nice });
+      return at.rows;
+    };
+    expect(settle(4_000, 3) / 4_000).toBeCloseTo(0.05, 2);
+    expect(settle(1e9, 3)).toBe(mostRows / 4);
+    expect(settle(1e9, 1_000)).toBe(20);
+  });
+
   test('a timeout halves them, down to 20, and an instant write does not divide by zero', () => {
     expect(paceAfterTimeout(initialSlicePace).rows).toBe(100);
     expect(paceAfterTimeout({ ...initialSlicePace, rows: 30 }).rows).toBe(20);
-    expect(paceAfterWrite(initialSlicePace, 200, 0).rows).toBe(240);
-    expect(paceAfterWrite({ ...initialSlicePace, rows: mostRows }, mostRows, 0).rows).toBe(mostRows);
+    expect(paceAfterWrite(initialSlicePace, { rows: 200, writeSeconds: 0 }, plain).rows).toBe(240);
+    expect(
+      paceAfterWrite({ ...initialSlicePace, rows: mostRows }, { rows: mostRows, writeSeconds: 0 }, plain).rows,
+    ).toBe(mostRows);
   });
 });
 

@@ -24,7 +24,7 @@ function gauge(value: number, more: { ageMs?: number; isOptional?: boolean } = {
 const unavailable: Gauge = { source: 'replicas', unavailable: 'grant pg_monitor', isOptional: false };
 
 function seen(gauges: readonly Gauge[], more: Partial<Observation> = {}): Observation {
-  return { gauges, workers: 8, isEmergency: false, ...more };
+  return { gauges, workers: 8, isEmergency: false, isMoving: true, ...more };
 }
 
 /** Looks once a second, `seconds` times, at the same. */
@@ -47,6 +47,7 @@ const anyCourse = fc.array(
     gauges: fc.array(anyGauge, { maxLength: 4 }),
     workers: fc.nat(50),
     isEmergency: fc.boolean(),
+    isMoving: fc.boolean(),
     seconds: fc.integer({ min: 1, max: 40 }),
   }),
   { minLength: 1, maxLength: 60 },
@@ -99,7 +100,7 @@ describe('the pace of the fleet', () => {
           nowMs += seconds * 1_000;
           ({ state } = decidePace(state, observation, nowMs));
         }
-        const recovered = after(state, seen([gauge(0)], { workers }), 600 + 31 * (workers + 8), nowMs + 1_000);
+        const recovered = after(state, seen([gauge(0)], { workers }), 600 + 31 * (workers + 32), nowMs + 1_000);
         expect(recovered).toMatchObject({ targetWorkers: undefined, nice: 0, reason: undefined });
       }),
       { numRuns: 30 },
@@ -150,10 +151,30 @@ describe('the pace of the fleet', () => {
     expect(decidePace(stepped.state, seen([gauge(7)]), 50_000).reason).toContain('held for 10 s');
   });
 
-  test('halves at a soft limit with each look, down to one worker, and lets it rest as long as it works', () => {
-    const targets = [1, 2, 3, 4].map((looks) => after(initialPaceState, seen([gauge(2)]), looks).targetWorkers);
-    expect(targets).toEqual([4, 2, 1, 1]);
-    expect(after(initialPaceState, seen([gauge(2)]), 4).nice).toBe(1);
+  test('halves at a soft limit with each look, down to one worker, which then rests twice as long each time, at most 8 times as long as it works', () => {
+    const looks = [1, 2, 3, 4, 5, 6, 7].map((count) => after(initialPaceState, seen([gauge(2)]), count));
+    expect(looks.map(({ targetWorkers }) => targetWorkers)).toEqual([4, 2, 1, 1, 1, 1, 1]);
+    expect(looks.map(({ nice }) => nice)).toEqual([1, 1, 1, 2, 4, 8, 8]);
+  });
+
+  test('long rests shrink by an eighth with each half minute of calm, short ones by a quarter of the work', () => {
+    let { state } = after(initialPaceState, seen([gauge(2)], { workers: 1 }), 4);
+    const rests: number[] = [];
+    for (let step = 0; step < 3; step++) {
+      ({ state } = after(state, seen([gauge(0)], { workers: 1 }), 31, 10_000 + step * 31_000));
+      rests.push(state.nice);
+    }
+    expect(rests).toEqual([7, 6.125, 5.359375]);
+  });
+
+  test('calm while nothing moves is no reason to go faster, and after five minutes of it the pace begins anew', () => {
+    const slowed = after(initialPaceState, seen([gauge(2)]), 2);
+    const atRest = after(slowed.state, seen([gauge(0)], { isMoving: false }), 300, 2_000);
+    expect(atRest).toMatchObject({ targetWorkers: 2, nice: 1 });
+    const goesOn = after(atRest.state, seen([gauge(0)]), 30, 302_000);
+    expect(goesOn).toMatchObject({ targetWorkers: 2, nice: 1 });
+    const forgotten = after(goesOn.state, seen([gauge(0)], { isMoving: false }), 301, 332_000);
+    expect(forgotten).toMatchObject({ targetWorkers: undefined, nice: 0, reason: undefined });
   });
 
   test('between 0.7 of the soft limit and the limit it neither slows down nor recovers', () => {
