@@ -4,7 +4,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { isKeyturnError } from '../errors.js';
 import { noArchiveWatch, watchArchive } from '../rotation/archive-watch.js';
-import { openCanaryWatch, watchCanary, type CanaryWatch } from '../rotation/canary.js';
+import { canaryKinds, openCanaryWatch, watchCanary, type CanaryKind, type CanaryWatch } from '../rotation/canary.js';
 import { noCheckpointWatch, watchCheckpoints } from '../rotation/checkpoint-watch.js';
 import { deadReadings, slotReading } from '../rotation/disk-use.js';
 import { transactionSeconds, vacuums, type HealthSource, type Reading } from '../rotation/health.js';
@@ -23,7 +23,8 @@ import {
   readSlots,
   readTables,
   readWalArchive,
-  timeCanary,
+  timeCommit,
+  timeRead,
   type Canary,
   type Seen,
 } from '../store/health.js';
@@ -40,9 +41,11 @@ export interface Look {
 export interface Gauges {
   /** Starts every source that is not out still, waits at most a second for them, and answers what is known of each. */
   look(look: Look): Promise<readonly Gauge[]>;
-  /** Milliseconds that a small statement usually takes at most; undefined until it is known. */
-  usualMs(): number | undefined;
+  usualMs(): UsualMs;
 }
+
+/** Milliseconds that a small read, and a small commit, usually take at most, as far as it is known. */
+export type UsualMs = Readonly<Partial<Record<CanaryKind, number>>>;
 
 type Read = (look: Look, nowMs: number) => Promise<Seen<readonly Reading[]>>;
 
@@ -61,8 +64,8 @@ const canarySamples = 8;
 const canaryGapMs = 60;
 
 /** `usualMs`: what an earlier leader answered last. */
-export function openGauges(database: Database, usualMs?: number): Gauges {
-  const canary = canaryReader(database, openCanaryWatch(usualMs));
+export function openGauges(database: Database, usualMs: UsualMs = {}): Gauges {
+  const canary = canaryReader(database, usualMs);
   const openedAtMs = performance.now();
   const watched: readonly Watched[] = Object.entries(readersOf(database, canary.read)).map(([source, read]) => ({
     source: source as HealthSource,
@@ -189,28 +192,35 @@ function blockingReader(database: Database): Read {
 
 function canaryReader(
   database: Database,
-  opened: CanaryWatch,
+  usualMs: UsualMs,
 ): { readonly read: Read; readonly usualMs: Gauges['usualMs'] } {
-  let watch = opened;
+  const watches = new Map<CanaryKind, CanaryWatch>(
+    canaryKinds.map((kind) => [kind, openCanaryWatch(kind, usualMs[kind])]),
+  );
   let canary: Canary | undefined;
   return {
-    usualMs: () => watch.usual,
+    usualMs: () => Object.fromEntries([...watches].map(([kind, { usual }]) => [kind, usual])),
     async read({ isMoving, paceChanges }) {
       canary ??= await chooseCanary(database);
-      const milliseconds: number[] = [];
+      const samples: Record<CanaryKind, number[]> = { read: [], commit: [] };
       try {
-        while (milliseconds.length < canarySamples) {
-          if (milliseconds.length > 0) await delay(canaryGapMs);
-          milliseconds.push(await timeCanary(database, canary));
+        for (let sample = 0; sample < canarySamples; sample++) {
+          if (sample > 0) await delay(canaryGapMs);
+          samples.read.push(await timeRead(database, canary));
+          samples.commit.push(await timeCommit(database));
         }
       } catch (error) {
         // Its table may be gone.
         canary = undefined;
         throw error;
       }
-      const watched = watchCanary(watch, { milliseconds, isMoving, paceChanges });
-      watch = watched.watch;
-      return { seen: watched.readings };
+      return {
+        seen: [...watches.values()].flatMap((before) => {
+          const watched = watchCanary(before, { milliseconds: samples[before.kind], isMoving, paceChanges });
+          watches.set(before.kind, watched.watch);
+          return watched.readings;
+        }),
+      };
     },
   };
 }

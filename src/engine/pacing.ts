@@ -1,7 +1,7 @@
 // Keeps the pace of all workers while its supervisor leads: looks at the database's health every second, decides, and
 // writes the decision where workers read it with each slice. It runs beside the supervisor's tick, on connections of its
 // own, so that a database in trouble delays neither. What it has seen is kept in memory: a new leader begins anew, at full
-// pace, and knows within a second what is over a limit; only what is usual for a small statement is handed on.
+// pace, and knows within a second what is over a limit; only what is usual for small reads and commits is handed on.
 import { setTimeout as delay } from 'node:timers/promises';
 import { isKeyturnError } from '../errors.js';
 import { decidePace, initialPaceState, type Gauge, type PaceDecision, type PaceState } from '../rotation/pacing.js';
@@ -10,7 +10,7 @@ import { readFleet } from '../store/health.js';
 import { stillLeads, type Leadership } from '../store/leadership.js';
 import { readPace, writePace } from '../store/pace.js';
 import { readPaceSettings } from '../store/pace-settings.js';
-import { openGauges, type Gauges } from './gauges.js';
+import { openGauges, type Gauges, type UsualMs } from './gauges.js';
 
 const lookMs = 1_000;
 /** Where no run works there is nothing to slow down; what is usual is still worth knowing. */
@@ -90,16 +90,20 @@ export function startPacing({ database, leadership, onTrouble }: PacingOptions):
 
 /** At full pace, with what the leader before knew to be usual: where a run moves, that could not be found out anew. */
 async function beginTerm(database: Database, { fencingToken }: Leadership): Promise<Term> {
-  const usualMs = (await readPace(database))?.signals['usualMs'];
-  const gauges = openGauges(database, typeof usualMs === 'number' ? usualMs : undefined);
+  const gauges = openGauges(database, usualFrom((await readPace(database))?.signals['usualMs']));
   return { fencingToken, gauges, state: initialPaceState, paceChanges: 0 };
+}
+
+function usualFrom(stored: unknown): UsualMs {
+  const known = Object.entries(stored ?? {}).filter((entry): entry is [string, number] => typeof entry[1] === 'number');
+  return Object.fromEntries(known);
 }
 
 async function publish(
   database: Database,
   lead: Leadership,
   decision: PaceDecision,
-  { gauges, usualMs }: { readonly gauges: readonly Gauge[]; readonly usualMs: number | undefined },
+  { gauges, usualMs }: { readonly gauges: readonly Gauge[]; readonly usualMs: UsualMs },
 ): Promise<void> {
   await database.transaction(async (client) => {
     if (!(await stillLeads(client, lead))) return;

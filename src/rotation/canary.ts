@@ -1,10 +1,14 @@
-// What small statements take while a run moves rows, against what is usual for them: what they took while nothing of ours
-// moved. Two judgements: the middle of the last few, for a database that has become slow; and the share of them that take
+// What small reads, and small commits, take while a run moves rows, against what is usual for them: what they took while
+// nothing of ours moved. A read meets the processors and the cache, a commit the disk that a run's WAL goes to. Two judgements: the middle of the last few, for a database that has become slow; and the share of them that take
 // longer than is usual for one in twenty, for an application whose slowest statements have become slower, long before the
 // middle moves. Memory and samples in, memory and readings out.
 import { canaryLimits, slowShare, usualOf, usualShare, type Reading } from './health.js';
 
+export const canaryKinds = ['read', 'commit'] as const;
+export type CanaryKind = (typeof canaryKinds)[number];
+
 export interface CanaryWatch {
+  readonly kind: CanaryKind;
   /** Milliseconds, newest last: all samples, and those taken while no run moved anything. */
   readonly all: readonly number[];
   readonly calm: readonly number[];
@@ -15,12 +19,12 @@ export interface CanaryWatch {
   readonly usual: number | undefined;
 }
 
-export function openCanaryWatch(usual: number | undefined): CanaryWatch {
-  return { all: [], calm: [], moving: [], paceChanges: 0, usual };
+export function openCanaryWatch(kind: CanaryKind, usual: number | undefined): CanaryWatch {
+  return { kind, all: [], calm: [], moving: [], paceChanges: 0, usual };
 }
 
 export interface CanarySample {
-  /** One for each statement of a look. */
+  /** One for each read, or commit, of a look. */
   readonly milliseconds: readonly number[];
   readonly isMoving: boolean;
   /** How often the pace has changed so far. */
@@ -47,29 +51,31 @@ export function watchCanary(
   const known = usualOf(before.calm) ?? before.usual;
   const usual = known ?? usualOf(before.all);
   const goesOn = isMoving && paceChanges === before.paceChanges;
+  const { kind } = before;
   const watch: CanaryWatch = {
+    kind,
     all: [...before.all, ...milliseconds].slice(-keptSamples),
     calm: isMoving ? before.calm : [...before.calm, ...milliseconds].slice(-keptSamples),
     moving: isMoving ? [...(goesOn ? before.moving : []), ...milliseconds].slice(-keptMoving) : [],
     paceChanges,
     usual: known,
   };
-  const readings = [middleReading(watch.all, usual)];
-  if (known !== undefined && isMoving) readings.push(shareReading(watch.moving, known));
+  const readings = [middleReading(watch, usual)];
+  if (known !== undefined && isMoving) readings.push(shareReading(watch, known));
   return { watch, readings };
 }
 
-function middleReading(all: readonly number[], usual: number | undefined): Reading {
+function middleReading({ kind, all }: CanaryWatch, usual: number | undefined): Reading {
   const value = middleOf(all.slice(-judgedSamples));
   const limits = canaryLimits(usual);
   const against = usual === undefined ? '' : `, usually at most ${limits.show(usual)}`;
-  return { source: 'canary', value, limits, words: `a small statement takes ${limits.show(value)}${against}` };
+  return { source: 'canary', value, limits, words: `a small ${kind} takes ${limits.show(value)}${against}` };
 }
 
-function shareReading(moving: readonly number[], usual: number): Reading {
+function shareReading({ kind, moving }: CanaryWatch, usual: number): Reading {
   const slow = moving.filter((milliseconds) => milliseconds > usual).length;
   const value = (slow + assumedSlowShare * assumedSamples) / (moving.length + assumedSamples);
-  const words = `${slow} of the last ${moving.length} small statements took over ${Math.round(usual * 100) / 100} ms, as usually 1 of ${Math.round(1 / (1 - usualShare))} does`;
+  const words = `${slow} of the last ${moving.length} small ${kind}s took over ${Math.round(usual * 100) / 100} ms, as usually 1 of ${Math.round(1 / (1 - usualShare))} does`;
   return { source: 'canary', value, limits: slowShare, words };
 }
 

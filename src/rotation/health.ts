@@ -100,8 +100,8 @@ const canaryHardFloorMs = 50;
 const canaryAlways = { soft: 50, hard: 250 };
 
 /**
- * One statement in twenty is slower than usual at any time. Where one in seven is, those who wait longest wait noticeably
- * longer than without the run: the application's 99th percentile then rises by about a quarter. It never stops a run.
+ * One in twenty takes longer than is usual at any time. Where one in seven does, those who wait longest wait noticeably longer
+ * than without the run. It never stops one.
  */
 export const slowShare: Limits = { soft: 0.15, hard: Infinity, show: percent };
 

@@ -11,6 +11,7 @@ import { memberLiveSeconds } from './members.js';
 
 /** A statement that takes longer is given up: a gauge must not be a load itself. */
 const readOnlyAndShort = `BEGIN READ ONLY; SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '200ms'`;
+const short = `BEGIN; SET LOCAL statement_timeout = '1s'`;
 
 export type Seen<T> = { readonly seen: T } | { readonly unavailable: string };
 
@@ -268,11 +269,18 @@ export async function chooseCanary(database: Database): Promise<Canary> {
     : { statement: String(table[1]), parameters: [row[0]] };
 }
 
-/** Milliseconds of one statement. */
-export async function timeCanary(database: Database, { statement, parameters }: Canary): Promise<number> {
+/** Milliseconds of one read. */
+export async function timeRead(database: Database, { statement, parameters }: Canary): Promise<number> {
   return database.transaction(async (client) => {
     const startedAt = performance.now();
     await client.query(statement, parameters);
     return performance.now() - startedAt;
   }, readOnlyAndShort);
+}
+
+/** Milliseconds of a transaction that writes a few bytes of WAL, and nothing else, and waits for the disk as any commit does. */
+export async function timeCommit(database: Database): Promise<number> {
+  const startedAt = performance.now();
+  await database.transaction((client) => client.query(`SELECT pg_logical_emit_message(true, 'keyturn', '')`), short);
+  return performance.now() - startedAt;
 }

@@ -20,7 +20,7 @@ interface Watched {
 function watched(
   samples: readonly number[],
   more: Partial<CanarySample> = {},
-  before = openCanaryWatch(undefined),
+  before = openCanaryWatch('read', undefined),
 ): Watched {
   let watch = before;
   let readings: readonly Reading[] = [];
@@ -45,14 +45,14 @@ function partlySlow(total: number, slow: number): number[] {
   return Array.from({ length: total }, (_, at) => (at % total < slow ? 0.6 : 0.25));
 }
 
-describe('the middle of small statements', () => {
+describe('the middle of small reads and commits', () => {
   test('takes 0.2 ms to 0.5 ms for noise, and 50 ms more than usual for a reason to stop', () => {
     const { watch } = watched(usual);
     const at = (milliseconds: number): Reading => watched(Array<number>(8).fill(milliseconds), moving, watch).latest;
     expect(at(0.5).value).toBeLessThan(0.7 * at(0.5).limits.soft);
     expect(at(6).value).toBeGreaterThanOrEqual(at(6).limits.soft);
     expect(at(60).value).toBeGreaterThanOrEqual(at(60).limits.hard);
-    expect(at(60).words).toBe('a small statement takes 60 ms, usually at most 0.3 ms');
+    expect(at(60).words).toBe('a small read takes 60 ms, usually at most 0.3 ms');
   });
 
   test('is slow by a quarter and too slow by double where answers take long anyway', () => {
@@ -78,7 +78,7 @@ describe('the middle of small statements', () => {
   });
 });
 
-describe('the share of slow small statements', () => {
+describe('the share of slow reads and commits', () => {
   const { watch } = watched(usual);
   const shareOf = (samples: readonly number[], more: Partial<CanarySample> = {}, before = watch): Watched =>
     watched(samples, { ...moving, ...more }, before);
@@ -87,12 +87,12 @@ describe('the share of slow small statements', () => {
     expect(watched(usual).share).toBeUndefined();
     expect(watched(usual, moving).share).toBeUndefined();
     expect(shareOf(partlySlow(80, 4)).share?.words).toBe(
-      '4 of the last 80 small statements took over 0.29 ms, as usually 1 of 20 does',
+      '4 of the last 80 small reads took over 0.29 ms, as usually 1 of 20 does',
     );
   });
 
   test('is judged from the first look on where an earlier leader knew what is usual', () => {
-    const inherited = watched(partlySlow(8, 3), moving, openCanaryWatch(0.29));
+    const inherited = watched(partlySlow(8, 3), moving, openCanaryWatch('read', 0.29));
     expect(inherited.share?.value).toBeGreaterThanOrEqual(Number(inherited.share?.limits.soft));
   });
 

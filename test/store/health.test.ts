@@ -16,7 +16,8 @@ import {
   readSlots,
   readTables,
   readWalArchive,
-  timeCanary,
+  timeCommit,
+  timeRead,
 } from '../../src/store/health.js';
 import { readPaceSettings } from '../../src/store/pace-settings.js';
 import type { ConfigFile } from '../../src/config.js';
@@ -215,10 +216,18 @@ describe('health of the database', () => {
   test('the canary reads a row of a registered table by its key, or nothing where there is none', async () => {
     const canary = await chooseCanary(database);
     expect(canary).toEqual({ statement: 'SELECT 1 FROM customer WHERE id = $1::bigint LIMIT 1', parameters: ['3'] });
-    expect(await timeCanary(database, canary)).toBeGreaterThan(0);
+    expect(await timeRead(database, canary)).toBeGreaterThan(0);
     await shop.query('DELETE FROM customer');
-    expect(await timeCanary(database, canary)).toBeGreaterThan(0);
+    expect(await timeRead(database, canary)).toBeGreaterThan(0);
     expect(await chooseCanary(database)).toEqual({ statement: 'SELECT 1', parameters: [] });
+  });
+
+  test('the canary commits a few bytes that are on the disk when it answers', async () => {
+    const flushed = async (): Promise<number> =>
+      Number((await shop.query(`SELECT pg_current_wal_flush_lsn() - '0/0' AS bytes`))[0]?.['bytes']);
+    const before = await flushed();
+    expect(await timeCommit(database)).toBeGreaterThan(0);
+    expect(await flushed()).toBeGreaterThan(before);
   });
 
   test('init writes the number of processors and the optional sources, and audits a change once', async () => {
