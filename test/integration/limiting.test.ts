@@ -4,20 +4,16 @@ import { showRun, type RunReport } from '../../src/control/runs.js';
 import { limitRun } from '../../src/control/steer-runs.js';
 import { insertBatch } from '../../src/store/batches.js';
 import { driveByHand, openBareWorker } from '../support/by-hand.js';
-import { countRewrites, findImbalances, witnessOf } from '../support/ledger.js';
-import { customerTable, insertCustomers, openShop, type Shop } from '../support/shop.js';
+import { openFilledShop } from '../support/filled-shop.js';
+import { countRewrites, findImbalances } from '../support/ledger.js';
+import type { Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 const rows = 120;
 
 async function openRotated({ onTestFinished }: TestContext): Promise<Shop> {
-  const shop = await openShop({ ddl: [customerTable, ...witnessOf('customer')] });
+  const shop = await openFilledShop({ ids: Array.from({ length: rows }, (_, at) => at + 1) });
   onTestFinished(() => shop.close());
-  const keyturn = await shop.open();
-  const ids = Array.from({ length: rows }, (_, at) => at + 1);
-  await insertCustomers(shop, keyturn, ids);
-  await keyturn.close();
-  await shop.rotate();
   return shop;
 }
 
@@ -104,18 +100,20 @@ test('a limit on rows per second comes and goes in the middle of a batch', async
   const shop = await openRotated(context);
   const { context: control } = shop.control;
   const run = await shop.order();
-  const driven = await driveByHand(shop, run);
+  const driven = driveByHand(shop, run);
   context.onTestFinished(() => driven.close());
   await driven.step();
   await driven.step();
   const [job] = await driven.dispatch();
   if (job === undefined) throw new Error('a run over a small table has one batch');
   let slices = 0;
-  const worker = await openBareWorker(shop, async (point) => {
-    if (point === 'batch.before_commit' && ++slices === 1)
-      await limitRun(control, run, { rowsPerSecond: 20, reason: 'slow' });
-    if (point === 'batch.before_commit' && slices === 3)
-      await limitRun(control, run, { rowsPerSecond: null, reason: 'fast' });
+  const worker = await openBareWorker(shop, {
+    reachPoint: async (point) => {
+      if (point === 'batch.before_commit' && ++slices === 1)
+        await limitRun(control, run, { rowsPerSecond: 20, reason: 'slow' });
+      if (point === 'batch.before_commit' && slices === 3)
+        await limitRun(control, run, { rowsPerSecond: null, reason: 'fast' });
+    },
   });
   context.onTestFinished(() => worker.close());
   await worker.work(job);
@@ -128,7 +126,7 @@ test('rows per second hold for the run, whatever the number of its workers', asy
   const shop = await openRotated(context);
   const rowsPerSecond = 60;
   const runId = await shop.order({ steering: { rowsPerSecond } });
-  const driven = await driveByHand(shop, runId);
+  const driven = driveByHand(shop, runId);
   context.onTestFinished(() => driven.close());
   await driven.step();
   const [target] = await shop.query('UPDATE keyturn.run_target SET is_planned = true RETURNING target_id AS id');

@@ -6,9 +6,10 @@ import { showRun } from '../../src/control/runs.js';
 import type { BatchPoint } from '../../src/engine/services.js';
 import { readPace, writePace, type PaceRow } from '../../src/store/pace.js';
 import { driveByHand, openBareWorker, type BareWorker, type HandDriven } from '../support/by-hand.js';
-import { countRewrites, findImbalances, witnessOf } from '../support/ledger.js';
+import { openFilledShop } from '../support/filled-shop.js';
+import { countRewrites, findImbalances } from '../support/ledger.js';
 import type { Delivery } from '../support/redelivery.js';
-import { customerTable, insertCustomers, openShop, type Shop } from '../support/shop.js';
+import { openShop, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 /** Three slices: 50 rows, then up to 200, then the rest. */
@@ -24,15 +25,10 @@ interface Prepared {
 
 /** A run with its one batch dispatched and nobody at work. */
 async function prepare({ onTestFinished }: TestContext): Promise<Prepared> {
-  const shop = await openShop({ ddl: [customerTable, ...witnessOf('customer')] });
+  const shop = await openFilledShop({ ids: Array.from({ length: rows }, (_, at) => at + 1) });
   onTestFinished(() => shop.close());
-  const keyturn = await shop.open();
-  const ids = Array.from({ length: rows }, (_, at) => at + 1);
-  await insertCustomers(shop, keyturn, ids);
-  await keyturn.close();
-  await shop.rotate();
   const run = await shop.order();
-  const driven = await driveByHand(shop, run);
+  const driven = driveByHand(shop, run);
   onTestFinished(() => driven.close());
   await driven.step();
   await driven.step();
@@ -46,8 +42,10 @@ async function openWorker(
   shop: Shop,
   at?: { readonly point: BatchPoint; readonly act: () => Promise<void> },
 ): Promise<BareWorker> {
-  const worker = await openBareWorker(shop, async (point: BatchPoint) => {
-    if (point === at?.point) await at.act();
+  const worker = await openBareWorker(shop, {
+    reachPoint: async (point) => {
+      if (point === at?.point) await at.act();
+    },
   });
   onTestFinished(() => worker.close());
   return worker;
@@ -119,13 +117,9 @@ test('I4 a batch beyond the fleet’s target goes back after the slice in hand, 
 });
 
 test('a supervisor hands out no more batches than the fleet’s target, and none at 0', async ({ onTestFinished }) => {
-  const shop = await openShop();
+  const shop = await openFilledShop({ ids: [1] });
   onTestFinished(() => shop.close());
   const { database } = shop.control.context;
-  const keyturn = await shop.open();
-  await insertCustomers(shop, keyturn, [1]);
-  await keyturn.close();
-  await shop.rotate();
   const run = await shop.order();
   await writePace(database, { ...pace, targetWorkers: 0 });
   await shop.startSupervisor();
