@@ -1,18 +1,19 @@
 // Limits changed while a run is on: hours that close and open, fewer workers; each within a slice, none of them a pause.
-import { expect, test, type TestContext } from 'vitest';
+import { describe, expect, test, type TestContext } from 'vitest';
 import { showRun, type RunReport } from '../../src/control/runs.js';
 import { limitRun } from '../../src/control/steer-runs.js';
 import { insertBatch } from '../../src/store/batches.js';
+import { availableBackends } from '../support/backends.js';
 import { driveByHand, openBareWorker } from '../support/by-hand.js';
 import { openFilledShop } from '../support/filled-shop.js';
 import { countRewrites, findImbalances } from '../support/ledger.js';
-import type { Shop } from '../support/shop.js';
+import type { Backend, Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 const rows = 120;
 
-async function openRotated({ onTestFinished }: TestContext): Promise<Shop> {
-  const shop = await openFilledShop({ ids: Array.from({ length: rows }, (_, at) => at + 1) });
+async function openRotated({ onTestFinished }: TestContext, backend: Backend = 'postgres'): Promise<Shop> {
+  const shop = await openFilledShop({ backend, ids: Array.from({ length: rows }, (_, at) => at + 1) });
   onTestFinished(() => shop.close());
   return shop;
 }
@@ -37,63 +38,65 @@ async function waitUntilHeldBack(shop: Shop, run: number): Promise<RunReport> {
   );
 }
 
-test('a run whose hours end settles within a slice, says until when it waits, and goes on by itself when they begin', async (context) => {
-  const shop = await openRotated(context);
-  const { context: control } = shop.control;
-  const closed = await hoursFromNow(shop, 2, 3);
-  const open = await hoursFromNow(shop, -1, 2);
-  let hasClosed = false;
-  const run = await shop.order();
-  await shop.startSupervisor();
-  await shop.startWorker(async (point) => {
-    if (point !== 'batch.before_commit' || hasClosed) return;
-    hasClosed = true;
-    await limitRun(control, run, { hours: closed, zone: 'UTC', reason: 'office hours' });
+describe.each(availableBackends())('hours over the %s queue', (backend) => {
+  test(`a run whose hours end settles within a slice, says until when it waits, and goes on by itself when they begin [${backend}]`, async (context) => {
+    const shop = await openRotated(context, backend);
+    const { context: control } = shop.control;
+    const closed = await hoursFromNow(shop, 2, 3);
+    const open = await hoursFromNow(shop, -1, 2);
+    let hasClosed = false;
+    const run = await shop.order();
+    await shop.startSupervisor();
+    await shop.startWorker(async (point) => {
+      if (point !== 'batch.before_commit' || hasClosed) return;
+      hasClosed = true;
+      await limitRun(control, run, { hours: closed, zone: 'UTC', reason: 'office hours' });
+    });
+    expect(await waitUntilHeldBack(shop, run)).toMatchObject({
+      state: 'running',
+      held_back_by: expect.stringMatching(
+        new RegExp(`^outside its hours ${closed} UTC; goes on at \\d{4}-\\d\\d-\\d\\dT${closed.slice(0, 5)}:00Z$`),
+      ) as unknown,
+      limits: { hours: closed, zone: 'UTC' },
+      rows_updated: 50,
+      batches: { pending: 1, dispatched: 0, running: 0 },
+    });
+    await limitRun(control, run, { hours: open, reason: 'night shift' });
+    expect(await shop.waitForRun(run)).toMatchObject({ state: 'succeeded', held_back_by: null, rows_updated: rows });
+    expect(await countRewrites(shop)).toEqual({ rows, most: 1 });
+    expect(await findImbalances(shop)).toEqual([]);
+    const moves = await shop.query(`SELECT action, reason FROM keyturn.audit WHERE action LIKE 'run.%' ORDER BY id`);
+    // Waiting for its hours is no move of the run; each change of limits is on record.
+    expect(moves).toEqual(
+      ['run.create', 'run.running', 'run.limit', 'run.limit', 'run.verifying', 'run.succeeded'].map((action, at) => ({
+        action,
+        reason: { 0: 'test', 2: 'office hours', 3: 'night shift' }[at] ?? null,
+      })),
+    );
   });
-  expect(await waitUntilHeldBack(shop, run)).toMatchObject({
-    state: 'running',
-    held_back_by: expect.stringMatching(
-      new RegExp(`^outside its hours ${closed} UTC; goes on at \\d{4}-\\d\\d-\\d\\dT${closed.slice(0, 5)}:00Z$`),
-    ) as unknown,
-    limits: { hours: closed, zone: 'UTC' },
-    rows_updated: 50,
-    batches: { pending: 1, dispatched: 0, running: 0 },
-  });
-  await limitRun(control, run, { hours: open, reason: 'night shift' });
-  expect(await shop.waitForRun(run)).toMatchObject({ state: 'succeeded', held_back_by: null, rows_updated: rows });
-  expect(await countRewrites(shop)).toEqual({ rows, most: 1 });
-  expect(await findImbalances(shop)).toEqual([]);
-  const moves = await shop.query(`SELECT action, reason FROM keyturn.audit WHERE action LIKE 'run.%' ORDER BY id`);
-  // Waiting for its hours is no move of the run; each change of limits is on record.
-  expect(moves).toEqual(
-    ['run.create', 'run.running', 'run.limit', 'run.limit', 'run.verifying', 'run.succeeded'].map((action, at) => ({
-      action,
-      reason: { 0: 'test', 2: 'office hours', 3: 'night shift' }[at] ?? null,
-    })),
-  );
-});
 
-test('a run ordered outside its hours does not begin, and a batch that was sent before they ended is handed back untouched', async (context) => {
-  const shop = await openRotated(context);
-  const { context: control } = shop.control;
-  const hours = await hoursFromNow(shop, 2, 3);
-  const run = await shop.order({ steering: { hours, zone: 'UTC' } });
-  const supervisor = await shop.startSupervisor();
-  expect(await waitUntilHeldBack(shop, run)).toMatchObject({ state: 'pending', batches: { pending: 0 } });
-  await limitRun(control, run, { hours: null, reason: 'test' });
-  await until(async () => (await showRun(control, run)).batches.dispatched === 1, {
-    what: 'the batch to be sent',
-    deadlineMs: 20_000,
+  test(`a run ordered outside its hours does not begin, and a batch that was sent before they ended is handed back untouched [${backend}]`, async (context) => {
+    const shop = await openRotated(context, backend);
+    const { context: control } = shop.control;
+    const hours = await hoursFromNow(shop, 2, 3);
+    const run = await shop.order({ steering: { hours, zone: 'UTC' } });
+    const supervisor = await shop.startSupervisor();
+    expect(await waitUntilHeldBack(shop, run)).toMatchObject({ state: 'pending', batches: { pending: 0 } });
+    await limitRun(control, run, { hours: null, reason: 'test' });
+    await until(async () => (await showRun(control, run)).batches.dispatched === 1, {
+      what: 'the batch to be sent',
+      deadlineMs: 20_000,
+    });
+    await supervisor.stop();
+    await limitRun(control, run, { hours, zone: 'UTC', reason: 'test' });
+    const [batch] = await shop.query('SELECT id::int, generation FROM keyturn.batch');
+    const worker = await openBareWorker(shop);
+    context.onTestFinished(() => worker.close());
+    expect(
+      await worker.work({ batchId: Number(batch?.['id']), generation: Number(batch?.['generation']) }),
+    ).toMatchObject({ end: 'stopped' });
+    expect(await countRewrites(shop)).toEqual({ rows: 0, most: 0 });
   });
-  await supervisor.stop();
-  await limitRun(control, run, { hours, zone: 'UTC', reason: 'test' });
-  const [batch] = await shop.query('SELECT id::int, generation FROM keyturn.batch');
-  const worker = await openBareWorker(shop);
-  context.onTestFinished(() => worker.close());
-  expect(
-    await worker.work({ batchId: Number(batch?.['id']), generation: Number(batch?.['generation']) }),
-  ).toMatchObject({ end: 'stopped' });
-  expect(await countRewrites(shop)).toEqual({ rows: 0, most: 0 });
 });
 
 test('a limit on rows per second comes and goes in the middle of a batch', async (context) => {

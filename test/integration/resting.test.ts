@@ -5,6 +5,7 @@ import { expect, test, type TestContext } from 'vitest';
 import { showRun } from '../../src/control/runs.js';
 import type { BatchPoint } from '../../src/engine/services.js';
 import { readPace, writePace, type PaceRow } from '../../src/store/pace.js';
+import { availableBackends } from '../support/backends.js';
 import { driveByHand, openBareWorker, type BareWorker, type HandDriven } from '../support/by-hand.js';
 import { openFilledShop } from '../support/filled-shop.js';
 import { countRewrites, findImbalances } from '../support/ledger.js';
@@ -116,31 +117,34 @@ test('I4 a batch beyond the fleet’s target goes back after the slice in hand, 
   expect(await findImbalances(shop)).toEqual([]);
 });
 
-test('a supervisor hands out no more batches than the fleet’s target, and none at 0', async ({ onTestFinished }) => {
-  const shop = await openFilledShop({ ids: [1] });
-  onTestFinished(() => shop.close());
-  const { database } = shop.control.context;
-  const run = await shop.order();
-  await writePace(database, { ...pace, targetWorkers: 0 });
-  await shop.startSupervisor();
-  const states = () => shop.query('SELECT state FROM keyturn.batch');
-  await until(async () => (await states()).length === 1, { what: 'a batch to be planned', deadlineMs: 20_000 });
-  const [lead] = await shop.query('SELECT expires_at FROM keyturn.leadership');
-  await until(
-    async () => {
-      const [now] = await shop.query('SELECT expires_at FROM keyturn.leadership');
-      return String(now?.['expires_at']) !== String(lead?.['expires_at']);
-    },
-    { what: 'another tick', deadlineMs: 20_000 },
-  );
-  expect(await states()).toEqual([{ state: 'pending' }]);
-  await writePace(database, { ...pace, targetWorkers: 1 });
-  await until(async () => (await states())[0]?.['state'] === 'dispatched', {
-    what: 'the batch to be handed out',
-    deadlineMs: 20_000,
-  });
-  expect(await showRun(shop.control.context, run)).toMatchObject({ batches: { dispatched: 1 } });
-});
+test.for(availableBackends())(
+  'a supervisor hands out no more batches than the fleet’s target, and none at 0 [%s]',
+  async (backend, { onTestFinished }) => {
+    const shop = await openFilledShop({ backend, ids: [1] });
+    onTestFinished(() => shop.close());
+    const { database } = shop.control.context;
+    const run = await shop.order();
+    await writePace(database, { ...pace, targetWorkers: 0 });
+    await shop.startSupervisor();
+    const states = () => shop.query('SELECT state FROM keyturn.batch');
+    await until(async () => (await states()).length === 1, { what: 'a batch to be planned', deadlineMs: 20_000 });
+    const [lead] = await shop.query('SELECT expires_at FROM keyturn.leadership');
+    await until(
+      async () => {
+        const [now] = await shop.query('SELECT expires_at FROM keyturn.leadership');
+        return String(now?.['expires_at']) !== String(lead?.['expires_at']);
+      },
+      { what: 'another tick', deadlineMs: 20_000 },
+    );
+    expect(await states()).toEqual([{ state: 'pending' }]);
+    await writePace(database, { ...pace, targetWorkers: 1 });
+    await until(async () => (await states())[0]?.['state'] === 'dispatched', {
+      what: 'the batch to be handed out',
+      deadlineMs: 20_000,
+    });
+    expect(await showRun(shop.control.context, run)).toMatchObject({ batches: { dispatched: 1 } });
+  },
+);
 
 test('a worker keeps its run below so many rows per second, also after its last slice', async (context) => {
   const { shop, run, driven, job } = await prepare(context);
