@@ -1,15 +1,17 @@
 // doctor: looks at everything a rotation stands on and says, for each, fine, watch out, or not like this, with a reason and
 // a remedy. Reads only; needs no root key. Checks that need it say so instead of failing.
 import { listFenceTroubles } from '../engine/fence.js';
+import { lookForNonEnvelopes } from '../engine/non-envelopes.js';
 import { examineTarget, type Finding } from '../engine/preflight.js';
 import { isKeyturnError } from '../errors.js';
+import type { StoredKeyring } from '../keys/key-store.js';
 import { queueAddressOf } from '../queue/address.js';
 import { targetTitle } from '../rotation/target.js';
 import { findTable, serverVersion, type CatalogTable } from '../store/catalog.js';
 import { listDestructions, listMissingGuards } from '../store/destructions.js';
 import { listUnbackedKeys } from '../store/backups.js';
 import { findClusterId, getKeyringById } from '../store/keys.js';
-import { listRegistered } from '../store/registry.js';
+import { getTarget, listRegistered, type RegisteredTarget } from '../store/registry.js';
 import { readPaceSettings } from '../store/pace-settings.js';
 import { requireSchema } from '../store/schema.js';
 import { keysWords } from './backup-policy.js';
@@ -250,9 +252,11 @@ async function examineTargets(context: ControlContext): Promise<readonly Finding
   for (const target of registered) {
     const keyring = await getKeyringById(database, target.keyringId);
     const table = await findTable(database, { oid: target.tableOid });
-    findings.push(
-      ...orOk(targetTitle(table ?? target), table, await examineRegistered(database, target, keyring.algorithm)),
-    );
+    const found = await examineRegistered(database, target, keyring.algorithm);
+    const canBeRead =
+      table !== undefined && !found.some(({ level, check }) => level === 'refuse' && check !== 'adoption');
+    const values = canBeRead ? await examineValues(context, keyring, target) : [];
+    findings.push(...orOk(targetTitle(table ?? target), table, [...found, ...values]));
   }
   for (const target of config.targets) {
     const algorithm = config.keyrings.find((keyring) => keyring.name === target.keyring)?.algorithm;
@@ -271,6 +275,36 @@ async function examineTargets(context: ControlContext): Promise<readonly Finding
       );
   }
   return findings;
+}
+
+/** Plaintext that came after a column was registered: nothing else sees it before the next run does. */
+async function examineValues(
+  { database }: ControlContext,
+  keyring: StoredKeyring,
+  target: RegisteredTarget,
+): Promise<readonly Finding[]> {
+  try {
+    const found = await lookForNonEnvelopes(database, keyring, await getTarget(database, target.id));
+    return found.map(({ column, cells, not_envelopes: others, is_exact: isExact }) => ({
+      level: 'warn',
+      check: 'values',
+      subject: column,
+      reason: `${others} of ${isExact ? `its ${cells} values` : `${cells} values in a sample of its pages`} are no envelopes: an application that does not encrypt writes them, or they were damaged; a run puts them into quarantine`,
+      remedy:
+        'end what writes them, then write them anew through the application, or have them moved with keyturn adopt; keyturn target census counts them all',
+    }));
+  } catch (error) {
+    if (!isKeyturnError(error, 'DATABASE_ERROR')) throw error;
+    return [
+      {
+        level: 'warn',
+        check: 'values',
+        subject: targetTitle(target),
+        reason: `whether all its values are envelopes could not be seen: ${error.message}`,
+        remedy: 'keyturn target census counts them, however long it takes',
+      },
+    ];
+  }
 }
 
 function orOk(title: string, table: CatalogTable | undefined, findings: readonly Finding[]): readonly Finding[] {

@@ -2,6 +2,8 @@
 // database alone.
 import { encryptionLimits } from '../crypto/algorithms.js';
 import { listFenceTroubles, type FenceTrouble } from '../engine/fence.js';
+import { lookForNonEnvelopes, type NonEnvelopes } from '../engine/non-envelopes.js';
+import { isKeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { StoredKeyring } from '../keys/key-store.js';
 import { findLaggards, memberTitle } from '../rotation/convergence.js';
@@ -11,7 +13,7 @@ import { findStagedOrder, getKeyring, listKeyringNames } from '../store/keys.js'
 import { findLeader } from '../store/leadership.js';
 import { listExpectedMembers, listMembers, type MemberRow } from '../store/members.js';
 import { findQueueRecord } from '../store/queue-record.js';
-import { listRegistered } from '../store/registry.js';
+import { listRegistered, listTargets } from '../store/registry.js';
 import { countUnresolved } from '../store/quarantine.js';
 import { countReserved } from '../store/usage.js';
 import { findRunToward, listUnfinishedRuns, sumRun, type Run } from '../store/runs.js';
@@ -51,6 +53,8 @@ export interface KeyringStatus {
   readonly last_run: { readonly run_id: number; readonly state: string; readonly verified_at: string | null } | null;
   /** Cells that failed and are not resolved. */
   readonly cells_in_quarantine: number;
+  /** Columns in which a bounded look saw values that are no envelopes; null where this role may not read the tables. */
+  readonly not_envelopes: readonly NonEnvelopes[] | null;
   readonly schedule: ScheduleReport | null;
   /** What reads have moved to the active key, and what is left. */
   readonly lazy: LazyStatus | null;
@@ -167,6 +171,7 @@ async function keyringStatus(
         ? null
         : { run_id: lastRun.id, state: lastRun.state, verified_at: lastRun.verifiedAt?.toISOString() ?? null },
     cells_in_quarantine: quarantined,
+    not_envelopes: (await nonEnvelopesOf(context, keyring)) ?? null,
     unbacked_keys: await listUnbackedKeys(database, keyring.id),
     schedule: schedule ?? null,
     lazy: active === undefined ? null : await lazyStatusOf(context, keyring, active, ageDays ?? 0),
@@ -187,6 +192,22 @@ async function keyringStatus(
         runners: await findRunners(context),
       }),
   };
+}
+
+async function nonEnvelopesOf(
+  { database }: ControlContext,
+  keyring: StoredKeyring,
+): Promise<readonly NonEnvelopes[] | undefined> {
+  try {
+    const found: NonEnvelopes[] = [];
+    for (const target of await listTargets(database, keyring.id))
+      found.push(...(await lookForNonEnvelopes(database, keyring, target)));
+    return found;
+  } catch (error) {
+    // As with what is left for reads: doctor says why, status goes on.
+    if (isKeyturnError(error) && error.code !== 'DATABASE_UNAVAILABLE') return undefined;
+    throw error;
+  }
 }
 
 /** Whether a scan of the whole keyring, newer than the run, found cells that do not name the active key. */

@@ -1,10 +1,10 @@
 // Lazy upgrades: rows whose stale values an application has read are brought to the active key soon after, outside the
 // reader's transaction, by the same conditional write as a run (I3), with their count in the same transaction (I4).
 //
-// Nothing here reaches the reader (I9): an offer is one entry in a bounded buffer, and what fails, finds no room or is left
-// when the process ends is only dropped, for the value stays readable and the next read or run finds it. After a failure
-// offers are ignored for a while that grows. Several processes may offer one row: the first write wins, the others
-// find it current.
+// Nothing here reaches the reader (I9): an offer is one entry in a buffer that is bounded for each keyring, and what fails,
+// finds no room or is left when the process ends is only dropped, for the value stays readable and the next read or run
+// finds it. After a failure offers are ignored for a while that grows. Several processes may offer one row: the first write
+// wins, the others find it current.
 import { setTimeout as delay } from 'node:timers/promises';
 import { KeyturnError } from '../errors.js';
 import { activeKeyOf, type Keyring } from '../keys/keyring.js';
@@ -20,6 +20,7 @@ import { rewriteRows } from './rewrite-rows.js';
 import type { KeyringSource } from './services.js';
 import { cellCodes, treatRows } from './treat-rows.js';
 
+/** Of one keyring, so that one whose rows wait leaves the others their room. */
 const maxQueued = 1_000;
 const maxRows = 200;
 const maxBytes = 2_000_000;
@@ -67,6 +68,7 @@ export function startLazyUpgrades(services: {
   readonly onTrouble: (error: unknown) => void;
 }): LazyUpgrades {
   const queue = new Map<string, Offer>();
+  const queuedOf = new Map<string, number>();
   const settings = new Map<string, LazySettings>();
   const offUntilMs = new Map<string, number>();
   const allowances = new Map<string, Allowance>();
@@ -111,17 +113,34 @@ export function startLazyUpgrades(services: {
       taken = take(chosen.target, chosen.rows);
       const left = await upgrade(chosen.target, taken);
       spend(chosen.target, taken.length - left.length);
-      for (const key of left) queue.set(entryOf(chosen.target, key), { target: chosen.target, key });
+      for (const key of left) enqueue({ target: chosen.target, key });
       quietMs = 0;
     } catch (error) {
       dropped += taken.length;
       quietMs = Math.min(maxQuietMs, Math.max(firstQuietMs, quietMs * 2));
       quietUntilMs = performance.now() + quietMs;
-      dropped += queue.size;
-      queue.clear();
+      dropAll();
       services.onTrouble(error);
     }
     return queue.size >= maxRows ? 0 : gatherMs;
+  }
+
+  function enqueue(offer: Offer): void {
+    const entry = entryOf(offer.target, offer.key);
+    if (queue.has(entry)) return;
+    queue.set(entry, offer);
+    queuedOf.set(offer.target.keyringName, (queuedOf.get(offer.target.keyringName) ?? 0) + 1);
+  }
+
+  function dequeue({ target, key }: Offer): void {
+    if (queue.delete(entryOf(target, key)))
+      queuedOf.set(target.keyringName, (queuedOf.get(target.keyringName) ?? 0) - 1);
+  }
+
+  function dropAll(): void {
+    dropped += queue.size;
+    queue.clear();
+    queuedOf.clear();
   }
 
   /** A keyring that has written what it may does not hold up the others. */
@@ -144,9 +163,9 @@ export function startLazyUpgrades(services: {
     settings.set(name, current);
     if (!current.isOn) {
       offUntilMs.set(name, performance.now() + offMs);
-      for (const [entry, offer] of queue)
+      for (const offer of queue.values())
         if (offer.target.keyringName === name) {
-          queue.delete(entry);
+          dequeue(offer);
           dropped++;
         }
       return 0;
@@ -165,10 +184,10 @@ export function startLazyUpgrades(services: {
 
   function take(target: Target, limit: number): readonly RowKey[] {
     const keys: RowKey[] = [];
-    for (const [entry, offer] of queue) {
+    for (const offer of queue.values()) {
       if (keys.length >= limit) break;
       if (offer.target !== target) continue;
-      queue.delete(entry);
+      dequeue(offer);
       keys.push(offer.key);
     }
     return keys;
@@ -271,11 +290,12 @@ export function startLazyUpgrades(services: {
         return;
       }
       const sample = settings.get(target.keyringName)?.sample ?? 1;
-      if (queue.size >= maxQueued || (sample < 1 && Math.random() >= sample)) {
+      const queued = queuedOf.get(target.keyringName) ?? 0;
+      if (queued >= maxQueued || (sample < 1 && Math.random() >= sample)) {
         dropped++;
         return;
       }
-      queue.set(entry, { target, key });
+      enqueue({ target, key });
       if (queue.size === maxRows) hurry();
       else schedule(gatherMs);
     },
@@ -294,8 +314,7 @@ export function startLazyUpgrades(services: {
         }
       })();
       await Promise.race([emptied, delay(closingMs, undefined, { ref: false })]);
-      dropped += queue.size;
-      queue.clear();
+      dropAll();
     },
   };
 }

@@ -89,23 +89,56 @@ export async function estimateStale(
   key: ValueKeyName,
   formatOf: FormatOf,
 ): Promise<{ readonly cells: number; readonly isExact: boolean }> {
-  const { rows: sizes } = await client.query(
-    `SELECT greatest(pg_relation_size($1::oid), (SELECT coalesce(sum(pg_relation_size(relid)), 0) FROM pg_partition_tree($1::oid::regclass)))
-       / current_setting('block_size')::int`,
-    [target.tableOid],
-  );
-  const pages = Number(sizes[0]?.[0]);
-  const isExact = pages <= pagesToRead;
-  const percent = isExact ? 100 : (100 * pagesToRead) / pages;
+  const percent = await percentToRead(client, target);
   const stale = target.columns.map((column) => {
     const cell = cellExpression(column);
     const names = formatOf(target, column).sqlNamesKey(cell, storage(column), key);
     return `count(*) FILTER (WHERE ${cell} IS NOT NULL AND ${names} IS NOT TRUE)`;
   });
+  const { rows } = await client.query(`SELECT ${stale.join(' + ')} FROM ${tableName(target)} t${samplingOf(percent)}`);
+  return { cells: Math.round((Number(rows[0]?.[0]) * 100) / percent), isExact: percent === 100 };
+}
+
+/** Per column, the values that were seen, and those without the magic of its format. Reads no more pages than that. */
+export async function sampleNonEnvelopes(
+  client: Queryable,
+  target: Target,
+  formatOf: FormatOf,
+): Promise<{
+  readonly counts: readonly { readonly column: string; readonly cells: number; readonly notEnvelopes: number }[];
+  readonly isExact: boolean;
+}> {
+  const percent = await percentToRead(client, target);
+  const counts = target.columns.map((column) => {
+    const cell = cellExpression(column);
+    const isMarked = formatOf(target, column).sqlHasMagic(cell, storage(column));
+    return `count(${cell}), count(${cell}) FILTER (WHERE ${isMarked} IS NOT TRUE)`;
+  });
+  const { rows } = await client.query(`SELECT ${counts.join(', ')} FROM ${tableName(target)} t${samplingOf(percent)}`);
+  const numbers = (rows[0] ?? []).map(Number);
+  return {
+    counts: target.columns.map(({ name }, at) => ({
+      column: name,
+      cells: numbers[2 * at] ?? 0,
+      notEnvelopes: numbers[2 * at + 1] ?? 0,
+    })),
+    isExact: percent === 100,
+  };
+}
+
+/** Of the pages of a table; 100 where it is small. */
+async function percentToRead(client: Queryable, { tableOid }: Target): Promise<number> {
   const { rows } = await client.query(
-    `SELECT ${stale.join(' + ')} FROM ${tableName(target)} t${isExact ? '' : ` TABLESAMPLE SYSTEM (${percent})`}`,
+    `SELECT greatest(pg_relation_size($1::oid), (SELECT coalesce(sum(pg_relation_size(relid)), 0) FROM pg_partition_tree($1::oid::regclass)))
+       / current_setting('block_size')::int`,
+    [tableOid],
   );
-  return { cells: Math.round((Number(rows[0]?.[0]) * 100) / percent), isExact };
+  const pages = Number(rows[0]?.[0]);
+  return pages <= pagesToRead ? 100 : (100 * pagesToRead) / pages;
+}
+
+function samplingOf(percent: number): string {
+  return percent === 100 ? '' : ` TABLESAMPLE SYSTEM (${percent})`;
 }
 
 export interface StrayCount {

@@ -4,18 +4,11 @@
 import { describe, expect, test, vi } from 'vitest';
 import type { BatchPoint } from '../../src/engine/services.js';
 import { availableBackends } from '../support/backends.js';
-import { countRewrites, findImbalances, witnessOf } from '../support/ledger.js';
+import { openFilledShop } from '../support/filled-shop.js';
+import { countRewrites, findImbalances } from '../support/ledger.js';
 import { memberIdOf, passLease, startWorkerProcess, waitForDeath } from '../support/processes.js';
 import { startSteadyWriter, type SteadyWriter } from '../support/steady-writer.js';
-import {
-  customer,
-  customerTable,
-  findDifferences,
-  insertCustomers,
-  openShop,
-  type Backend,
-  type Shop,
-} from '../support/shop.js';
+import { customer, findDifferences, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 vi.setConfig({ testTimeout: 240_000 });
@@ -40,16 +33,6 @@ const deaths: readonly Death[] = [
   { when: 'before the acknowledgement', point: 'batch.before_ack', time: 1, slices: undefined },
 ];
 
-/** Customers under an older key, their rewrites witnessed. */
-async function openFilledShop(backend: Backend): Promise<Shop> {
-  const shop = await openShop({ backend, ddl: [customerTable, ...witnessOf('customer')] });
-  const keyturn = await shop.open();
-  await insertCustomers(shop, keyturn, ids);
-  await keyturn.close();
-  await shop.rotate();
-  return shop;
-}
-
 /** What the ledger knows at the moment of death. */
 async function readLedger(shop: Shop): Promise<{ slices: number; rows: number; conflicted: number }> {
   const [row] = await shop.query(
@@ -72,7 +55,7 @@ describe.concurrent.each(availableBackends())('crashing over the %s queue', (bac
     test(`I3 I4 a worker killed ${when} loses nothing and nothing is done twice [${backend}]`, async ({
       onTestFinished,
     }) => {
-      const shop = await openFilledShop(backend);
+      const shop = await openFilledShop({ backend, ids });
       onTestFinished(() => shop.close());
       const run = await shop.order();
       await shop.startSupervisor();
@@ -116,7 +99,7 @@ describe.concurrent.each(availableBackends())('crashing over the %s queue', (bac
   test(`a batch whose worker was killed three times running, before its first commit, is finished by the fourth [${backend}]`, async ({
     onTestFinished,
   }) => {
-    const shop = await openFilledShop(backend);
+    const shop = await openFilledShop({ backend, ids });
     onTestFinished(() => shop.close());
     const run = await shop.order();
     await shop.startSupervisor();

@@ -1,11 +1,12 @@
 // Worker and supervisor behind a connection to the database that is cut, is slow, or is lost without a word: both go on after
-// it, nothing is lost and nothing is moved twice.
+// it, nothing is lost and nothing is moved twice. A queue in PostgreSQL is lost with it, one in Redis goes on delivering.
 import { describe, expect, test, vi } from 'vitest';
 import { startSupervisorProcess, startWorker, type LongRunning } from '../../src/app-runners.js';
 import { showRun } from '../../src/control/runs.js';
+import { availableBackends } from '../support/backends.js';
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js';
 import { findImbalances } from '../support/ledger.js';
-import { findDifferences, insertCustomers, openShop, type Shop } from '../support/shop.js';
+import { findDifferences, insertCustomers, openShop, type Backend, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 vi.setConfig({ testTimeout: 240_000 });
@@ -15,9 +16,10 @@ const deadlineMs = 200_000;
 
 /** A shop whose supervisor and worker reach the database through the proxy, in the middle of a run. */
 async function midRun(
+  backend: Backend,
   onTestFinished: (clean: () => Promise<void>) => void,
 ): Promise<{ shop: Shop; proxy: FaultProxy; run: number }> {
-  const shop = await openShop();
+  const shop = await openShop({ backend });
   const proxy = await startFaultProxy(shop.url);
   const running: LongRunning[] = [];
   onTestFinished(async () => {
@@ -55,11 +57,11 @@ async function expectAllMoved(shop: Shop, run: number): Promise<void> {
   expect(await findDifferences(shop, await shop.open())).toEqual([]);
 }
 
-describe.concurrent('the connection to the database', () => {
-  test('I4 is cut in the middle of a slice: worker and supervisor go on when it is back', async ({
+describe.concurrent.each(availableBackends())('the connection to the database, with the %s queue', (backend) => {
+  test(`I4 is cut in the middle of a slice: worker and supervisor go on when it is back [${backend}]`, async ({
     onTestFinished,
   }) => {
-    const { shop, proxy, run } = await midRun(onTestFinished);
+    const { shop, proxy, run } = await midRun(backend, onTestFinished);
     proxy.cut();
     await until(
       async () =>
@@ -75,17 +77,17 @@ describe.concurrent('the connection to the database', () => {
     await expectAllMoved(shop, run);
   });
 
-  test('is slow in both directions: the run goes on and loses no lease', async ({ onTestFinished }) => {
-    const { shop, proxy, run } = await midRun(onTestFinished);
+  test(`is slow in both directions: the run goes on and loses no lease [${backend}]`, async ({ onTestFinished }) => {
+    const { shop, proxy, run } = await midRun(backend, onTestFinished);
     proxy.slowDown(30);
     await expectAllMoved(shop, run);
     expect(await shop.query(`SELECT 1 FROM keyturn.batch WHERE last_error = 'LEASE_EXPIRED'`)).toEqual([]);
   });
 
-  test('is lost without a word: what waits for an answer is given up, and the run goes on', async ({
+  test(`is lost without a word: what waits for an answer is given up, and the run goes on [${backend}]`, async ({
     onTestFinished,
   }) => {
-    const { shop, proxy, run } = await midRun(onTestFinished);
+    const { shop, proxy, run } = await midRun(backend, onTestFinished);
     proxy.loseSilently();
     proxy.heal();
     expect((await showRun(shop.control.context, run)).state).toBe('running');

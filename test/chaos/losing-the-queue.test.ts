@@ -1,6 +1,6 @@
 // The queue wiped in the middle of a run: FLUSHALL of a private Redis, or TRUNCATE of BullMQ's tables. PostgreSQL knows
 // what is outstanding, so the run goes on within a minute and misses nothing; what was paused stays paused.
-import { describe, expect, test, vi } from 'vitest';
+import { describe, expect, test, vi, type TestContext } from 'vitest';
 import { showRun } from '../../src/control/runs.js';
 import { pauseRun, resumeRun } from '../../src/control/steer-runs.js';
 import { openBatchQueue } from '../../src/queue/jobs.js';
@@ -24,23 +24,32 @@ const deadlineMs = 60_000;
 /** The promise: a wiped queue is noticed and filled again within this time. */
 const goesOnMs = 60_000;
 
-interface Wipeable {
+interface MidRun {
   readonly shop: Shop;
+  readonly run: number;
+  /** Empties the queue of everything. */
   wipe(): Promise<void>;
-  close(): Promise<void>;
+  /** Lets the worker go on. */
+  letGo(): void;
 }
 
-async function openWipeable(backend: Backend): Promise<Wipeable> {
+/** A run whose only worker is held in its first slice. */
+async function openMidRun({ onTestFinished }: TestContext, backend: Backend): Promise<MidRun> {
   const redis = backend === 'redis' ? await startPrivateRedis() : undefined;
   if (backend === 'redis' && redis === undefined) throw new Error('a Redis to wipe needs redis-server on PATH');
   const shop = await openBranchShop({ backend, ...(redis === undefined ? {} : { redisUrl: redis.url }) });
+  onTestFinished(async () => {
+    await shop.close();
+    await redis?.stop();
+  });
+  const run = await shop.order();
+  await shop.startSupervisor();
+  const letGo = await startHeldWorker(shop);
   return {
     shop,
+    run,
     wipe: () => (redis === undefined ? truncateQueue(shop) : redis.flushAll()),
-    async close() {
-      await shop.close();
-      await redis?.stop();
-    },
+    letGo,
   };
 }
 
@@ -71,15 +80,8 @@ async function waitForMarker(shop: Shop): Promise<void> {
 }
 
 describe.concurrent.each(availableBackends())('losing the queue over the %s queue', (backend) => {
-  test(`I4 a queue wiped in the middle of a run is filled again within a minute and nothing is missed [${backend}]`, async ({
-    onTestFinished,
-  }) => {
-    const { shop, wipe, close } = await openWipeable(backend);
-    onTestFinished(close);
-    await shop.rotate();
-    const run = await shop.order();
-    await shop.startSupervisor();
-    const letGo = await startHeldWorker(shop);
+  test(`I4 a queue wiped in the middle of a run is filled again within a minute and nothing is missed [${backend}]`, async (context) => {
+    const { shop, run, wipe, letGo } = await openMidRun(context, backend);
     await until(async () => ((await statesOf(shop))['dispatched'] ?? 0) >= 3, {
       what: 'jobs to wait in the queue',
       deadlineMs,
@@ -100,15 +102,8 @@ describe.concurrent.each(availableBackends())('losing the queue over the %s queu
     expect(await shop.query('SELECT id FROM keyturn.batch WHERE generation > 1')).not.toEqual([]);
   });
 
-  test(`a paused run stays paused when the queue is wiped, and goes on when it is resumed [${backend}]`, async ({
-    onTestFinished,
-  }) => {
-    const { shop, wipe, close } = await openWipeable(backend);
-    onTestFinished(close);
-    await shop.rotate();
-    const run = await shop.order();
-    await shop.startSupervisor();
-    const letGo = await startHeldWorker(shop);
+  test(`a paused run stays paused when the queue is wiped, and goes on when it is resumed [${backend}]`, async (context) => {
+    const { shop, run, wipe, letGo } = await openMidRun(context, backend);
     await pauseRun(shop.control.context, run, 'test');
     letGo();
     expect(await shop.waitForRun(run)).toMatchObject({ state: 'paused' });

@@ -3,19 +3,11 @@
 import { describe, expect, test, vi } from 'vitest';
 import { availableBackends } from '../support/backends.js';
 import type { Child } from '../support/child.js';
+import { openFilledShop } from '../support/filled-shop.js';
 import { holdInsert } from '../support/held-statement.js';
-import { countRewrites, digestOf, findImbalances, witnessOf } from '../support/ledger.js';
+import { countRewrites, digestOf, findImbalances } from '../support/ledger.js';
 import { memberIdOf, passLease, startWorkerProcess, waitForStop, type SelfSignal } from '../support/processes.js';
-import {
-  customer,
-  customerTable,
-  findDifferences,
-  insertCustomers,
-  openShop,
-  type Backend,
-  type Customer,
-  type Shop,
-} from '../support/shop.js';
+import { customer, findDifferences, type Backend, type Customer, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 vi.setConfig({ testTimeout: 240_000 });
@@ -33,19 +25,9 @@ interface Haunted {
   readonly zombie: Child;
 }
 
-/** Customers under an older key, their rewrites witnessed. */
-async function openFilledShop(backend: Backend): Promise<Shop> {
-  const shop = await openShop({ backend, ddl: [customerTable, ...witnessOf('customer')] });
-  const before = await shop.open();
-  await insertCustomers(shop, before, ids);
-  await before.close();
-  await shop.rotate();
-  return shop;
-}
-
 /** A run whose only worker has stopped itself. */
 async function openHaunted(backend: Backend, self: Omit<SelfSignal, 'signal'>): Promise<Haunted> {
-  const shop = await openFilledShop(backend);
+  const shop = await openFilledShop({ backend, ids });
   const run = await shop.order();
   await shop.startSupervisor();
   const zombie = startWorkerProcess(shop, { ...self, signal: 'SIGSTOP' });
@@ -152,7 +134,7 @@ describe.concurrent.each(availableBackends())('zombie writers over the %s queue'
   test(`a worker frozen while it records a part of the scan is ended by the server, and the run goes on without it [${backend}]`, async ({
     onTestFinished,
   }) => {
-    const shop = await openFilledShop(backend);
+    const shop = await openFilledShop({ backend, ids });
     onTestFinished(() => shop.close());
     const run = await shop.order();
     await shop.startSupervisor();

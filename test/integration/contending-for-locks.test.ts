@@ -119,7 +119,7 @@ test('a trigger of the table that needs a row the application holds makes the ru
     await runner.step(run);
     const working = runner.step(run);
     // While the run waits for the tally it holds row 5: this is a cycle, and the run is the one to yield.
-    await waitUntilWaiting('direct run');
+    await waitUntilWaiting('keyturn bare worker');
     expect((await application.query(touch, [5])).rowCount).toBe(1);
     await application.query('COMMIT');
     await working;

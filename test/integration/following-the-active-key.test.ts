@@ -38,9 +38,8 @@ for (const { when, kind, batches } of moments) {
   }) => {
     const shop = await openBranchShop({ backend: 'postgres' });
     onTestFinished(() => shop.close());
-    await shop.rotate();
     const run = await shop.order();
-    const driven = await driveByHand(shop, run);
+    const driven = driveByHand(shop, run);
     onTestFinished(() => driven.close());
     const early = await openBareWorker(shop);
     await driveUntilDone(shop, driven, early, kind, batches);

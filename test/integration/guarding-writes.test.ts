@@ -13,17 +13,10 @@ import { expireLeases } from '../../src/store/batches.js';
 import { holdLeadership } from '../../src/store/leadership.js';
 import { getRun } from '../../src/store/runs.js';
 import { driveByHand, openBareWorker, type BareWorker, type HandDriven } from '../support/by-hand.js';
-import { countRewrites, findImbalances, witnessOf } from '../support/ledger.js';
+import { openFilledShop } from '../support/filled-shop.js';
+import { countRewrites, findImbalances } from '../support/ledger.js';
 import type { Delivery } from '../support/redelivery.js';
-import {
-  customer,
-  customerTable,
-  findDifferences,
-  insertCustomers,
-  openShop,
-  shopConfig,
-  type Shop,
-} from '../support/shop.js';
+import { customer, findDifferences, openShop, shopConfig, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 /** Three slices: 50 rows, then up to 200, then the rest. */
@@ -42,14 +35,10 @@ async function prepare(
   rows: readonly number[] = ids,
   ddl: readonly string[] = [],
 ): Promise<Prepared> {
-  const shop = await openShop({ ddl: [customerTable, ...witnessOf('customer'), ...ddl] });
+  const shop = await openFilledShop({ ids: rows, ddl });
   onTestFinished(() => shop.close());
-  const keyturn = await shop.open();
-  await insertCustomers(shop, keyturn, rows);
-  await keyturn.close();
-  await shop.rotate();
   const run = await shop.order();
-  const driven = await driveByHand(shop, run);
+  const driven = driveByHand(shop, run);
   onTestFinished(() => driven.close());
   await driven.step();
   await driven.step();
@@ -63,7 +52,7 @@ async function openWorker(
   shop: Shop,
   reachPoint?: (point: BatchPoint) => Promise<void>,
 ): Promise<BareWorker> {
-  const worker = await openBareWorker(shop, reachPoint);
+  const worker = await openBareWorker(shop, { reachPoint });
   onTestFinished(() => worker.close());
   return worker;
 }
@@ -327,7 +316,7 @@ test('I5 a run moves nothing while a live member still writes with another key',
   context.onTestFinished(() => shop.close());
   const keyId = await shop.rotate();
   await insertSleeper(shop, [1, keyId], 1);
-  const driven = await driveByHand(shop, await shop.order());
+  const driven = driveByHand(shop, await shop.order());
   context.onTestFinished(() => driven.close());
   await driven.step();
   expect(await driven.step()).toMatchObject({

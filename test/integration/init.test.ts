@@ -9,9 +9,8 @@ import type { OpenControl } from '../../src/control/context.js';
 import { init, type InitReport } from '../../src/control/init.js';
 import { printSql } from '../../src/control/print-sql.js';
 import { activate, listKeys, stageKey } from '../../src/control/keys.js';
-import { orderRun, showRun } from '../../src/control/runs.js';
 import { readStatus } from '../../src/control/status.js';
-import { isFinished } from '../../src/rotation/run.js';
+import { availableBackends } from '../support/backends.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { outcomeOf } from '../support/outcome-of.js';
 import { createTestRole, type TestRole } from '../support/roles.js';
@@ -25,7 +24,6 @@ import {
   type Shop,
 } from '../support/shop.js';
 import { imageOf } from '../support/table-image.js';
-import { until } from '../support/until.js';
 import { loseKey, withoutGuards } from '../support/without-guards.js';
 
 type Rows = Record<string, unknown>[];
@@ -402,39 +400,34 @@ describe('the printed grants', () => {
     expect(await allowed(app, statements)).toEqual([]);
   });
 
-  test('the worker role runs supervisor and worker over the PostgreSQL queue and moves every row', async () => {
-    const keyturn = await shop.open();
-    const ids = [1, 2, 3, 4, 5];
-    await insertCustomers(shop, keyturn, ids);
-    await keyturn.close();
-    const keyId = await shop.rotate();
-    const supervisor = await startSupervisorProcess({ environment: environmentOf(worker), name: 'supervisor' });
-    const process = await startWorker({ environment: environmentOf(worker), name: 'worker' });
-    try {
-      const run = await orderRun(shop.control.context, {
-        kind: 'reencrypt',
-        keyring: undefined,
-        target: undefined,
-        scope: undefined,
-        deep: true,
-        reason: undefined,
+  test.for(availableBackends())(
+    'the worker role runs supervisor and worker and moves every row [%s]',
+    async (backend, { onTestFinished }) => {
+      const shop = await openShop({ config, backend });
+      onTestFinished(() => shop.close());
+      const environment = (): Record<string, string> => ({
+        ...shop.environment(),
+        DATABASE_URL: worker.urlFor(shop.url),
       });
-      const report = await until(
-        async () => {
-          const current = await showRun(shop.control.context, run.id);
-          return isFinished(current.state) && current;
-        },
-        { what: 'the run to end', deadlineMs: 30_000 },
-      );
-      expect(report).toMatchObject({ state: 'succeeded', rows_updated: ids.length, target_key_id: keyId });
-    } finally {
-      await process.stop();
-      await supervisor.stop();
-    }
-    const after = await shop.open();
-    expect(await findDifferences(shop, after, customer)).toEqual([]);
-    await after.close();
-  });
+      const keyturn = await shop.open();
+      const ids = [1, 2, 3, 4, 5];
+      await insertCustomers(shop, keyturn, ids);
+      await keyturn.close();
+      const keyId = await shop.rotate();
+      const supervisor = await startSupervisorProcess({ environment: environment(), name: 'supervisor' });
+      const process = await startWorker({ environment: environment(), name: 'worker' });
+      try {
+        const report = await shop.waitForRun(await shop.order({ deep: true }));
+        expect(report).toMatchObject({ state: 'succeeded', rows_updated: ids.length, target_key_id: keyId });
+      } finally {
+        await process.stop();
+        await supervisor.stop();
+      }
+      const after = await shop.open();
+      expect(await findDifferences(shop, after, customer)).toEqual([]);
+      await after.close();
+    },
+  );
 
   test('the worker role cannot change keys, targets, other columns or the record of what was done', async () => {
     const statements = [

@@ -1,23 +1,20 @@
 // Limits changed while a run is on: hours that close and open, fewer workers; each within a slice, none of them a pause.
-import { expect, test, type TestContext } from 'vitest';
+import { describe, expect, test, type TestContext } from 'vitest';
 import { showRun, type RunReport } from '../../src/control/runs.js';
 import { limitRun } from '../../src/control/steer-runs.js';
 import { insertBatch } from '../../src/store/batches.js';
+import { availableBackends } from '../support/backends.js';
 import { driveByHand, openBareWorker } from '../support/by-hand.js';
-import { countRewrites, findImbalances, witnessOf } from '../support/ledger.js';
-import { customerTable, insertCustomers, openShop, type Shop } from '../support/shop.js';
+import { openFilledShop } from '../support/filled-shop.js';
+import { countRewrites, findImbalances } from '../support/ledger.js';
+import type { Backend, Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 const rows = 120;
 
-async function openRotated({ onTestFinished }: TestContext): Promise<Shop> {
-  const shop = await openShop({ ddl: [customerTable, ...witnessOf('customer')] });
+async function openRotated({ onTestFinished }: TestContext, backend: Backend = 'postgres'): Promise<Shop> {
+  const shop = await openFilledShop({ backend, ids: Array.from({ length: rows }, (_, at) => at + 1) });
   onTestFinished(() => shop.close());
-  const keyturn = await shop.open();
-  const ids = Array.from({ length: rows }, (_, at) => at + 1);
-  await insertCustomers(shop, keyturn, ids);
-  await keyturn.close();
-  await shop.rotate();
   return shop;
 }
 
@@ -41,81 +38,85 @@ async function waitUntilHeldBack(shop: Shop, run: number): Promise<RunReport> {
   );
 }
 
-test('a run whose hours end settles within a slice, says until when it waits, and goes on by itself when they begin', async (context) => {
-  const shop = await openRotated(context);
-  const { context: control } = shop.control;
-  const closed = await hoursFromNow(shop, 2, 3);
-  const open = await hoursFromNow(shop, -1, 2);
-  let hasClosed = false;
-  const run = await shop.order();
-  await shop.startSupervisor();
-  await shop.startWorker(async (point) => {
-    if (point !== 'batch.before_commit' || hasClosed) return;
-    hasClosed = true;
-    await limitRun(control, run, { hours: closed, zone: 'UTC', reason: 'office hours' });
+describe.each(availableBackends())('hours over the %s queue', (backend) => {
+  test(`a run whose hours end settles within a slice, says until when it waits, and goes on by itself when they begin [${backend}]`, async (context) => {
+    const shop = await openRotated(context, backend);
+    const { context: control } = shop.control;
+    const closed = await hoursFromNow(shop, 2, 3);
+    const open = await hoursFromNow(shop, -1, 2);
+    let hasClosed = false;
+    const run = await shop.order();
+    await shop.startSupervisor();
+    await shop.startWorker(async (point) => {
+      if (point !== 'batch.before_commit' || hasClosed) return;
+      hasClosed = true;
+      await limitRun(control, run, { hours: closed, zone: 'UTC', reason: 'office hours' });
+    });
+    expect(await waitUntilHeldBack(shop, run)).toMatchObject({
+      state: 'running',
+      held_back_by: expect.stringMatching(
+        new RegExp(`^outside its hours ${closed} UTC; goes on at \\d{4}-\\d\\d-\\d\\dT${closed.slice(0, 5)}:00Z$`),
+      ) as unknown,
+      limits: { hours: closed, zone: 'UTC' },
+      rows_updated: 50,
+      batches: { pending: 1, dispatched: 0, running: 0 },
+    });
+    await limitRun(control, run, { hours: open, reason: 'night shift' });
+    expect(await shop.waitForRun(run)).toMatchObject({ state: 'succeeded', held_back_by: null, rows_updated: rows });
+    expect(await countRewrites(shop)).toEqual({ rows, most: 1 });
+    expect(await findImbalances(shop)).toEqual([]);
+    const moves = await shop.query(`SELECT action, reason FROM keyturn.audit WHERE action LIKE 'run.%' ORDER BY id`);
+    // Waiting for its hours is no move of the run; each change of limits is on record.
+    expect(moves).toEqual(
+      ['run.create', 'run.running', 'run.limit', 'run.limit', 'run.verifying', 'run.succeeded'].map((action, at) => ({
+        action,
+        reason: { 0: 'test', 2: 'office hours', 3: 'night shift' }[at] ?? null,
+      })),
+    );
   });
-  expect(await waitUntilHeldBack(shop, run)).toMatchObject({
-    state: 'running',
-    held_back_by: expect.stringMatching(
-      new RegExp(`^outside its hours ${closed} UTC; goes on at \\d{4}-\\d\\d-\\d\\dT${closed.slice(0, 5)}:00Z$`),
-    ) as unknown,
-    limits: { hours: closed, zone: 'UTC' },
-    rows_updated: 50,
-    batches: { pending: 1, dispatched: 0, running: 0 },
-  });
-  await limitRun(control, run, { hours: open, reason: 'night shift' });
-  expect(await shop.waitForRun(run)).toMatchObject({ state: 'succeeded', held_back_by: null, rows_updated: rows });
-  expect(await countRewrites(shop)).toEqual({ rows, most: 1 });
-  expect(await findImbalances(shop)).toEqual([]);
-  const moves = await shop.query(`SELECT action, reason FROM keyturn.audit WHERE action LIKE 'run.%' ORDER BY id`);
-  // Waiting for its hours is no move of the run; each change of limits is on record.
-  expect(moves).toEqual(
-    ['run.create', 'run.running', 'run.limit', 'run.limit', 'run.verifying', 'run.succeeded'].map((action, at) => ({
-      action,
-      reason: { 0: 'test', 2: 'office hours', 3: 'night shift' }[at] ?? null,
-    })),
-  );
-});
 
-test('a run ordered outside its hours does not begin, and a batch that was sent before they ended is handed back untouched', async (context) => {
-  const shop = await openRotated(context);
-  const { context: control } = shop.control;
-  const hours = await hoursFromNow(shop, 2, 3);
-  const run = await shop.order({ steering: { hours, zone: 'UTC' } });
-  const supervisor = await shop.startSupervisor();
-  expect(await waitUntilHeldBack(shop, run)).toMatchObject({ state: 'pending', batches: { pending: 0 } });
-  await limitRun(control, run, { hours: null, reason: 'test' });
-  await until(async () => (await showRun(control, run)).batches.dispatched === 1, {
-    what: 'the batch to be sent',
-    deadlineMs: 20_000,
+  test(`a run ordered outside its hours does not begin, and a batch that was sent before they ended is handed back untouched [${backend}]`, async (context) => {
+    const shop = await openRotated(context, backend);
+    const { context: control } = shop.control;
+    const hours = await hoursFromNow(shop, 2, 3);
+    const run = await shop.order({ steering: { hours, zone: 'UTC' } });
+    const supervisor = await shop.startSupervisor();
+    expect(await waitUntilHeldBack(shop, run)).toMatchObject({ state: 'pending', batches: { pending: 0 } });
+    await limitRun(control, run, { hours: null, reason: 'test' });
+    await until(async () => (await showRun(control, run)).batches.dispatched === 1, {
+      what: 'the batch to be sent',
+      deadlineMs: 20_000,
+    });
+    await supervisor.stop();
+    await limitRun(control, run, { hours, zone: 'UTC', reason: 'test' });
+    const [batch] = await shop.query('SELECT id::int, generation FROM keyturn.batch');
+    const worker = await openBareWorker(shop);
+    context.onTestFinished(() => worker.close());
+    expect(
+      await worker.work({ batchId: Number(batch?.['id']), generation: Number(batch?.['generation']) }),
+    ).toMatchObject({ end: 'stopped' });
+    expect(await countRewrites(shop)).toEqual({ rows: 0, most: 0 });
   });
-  await supervisor.stop();
-  await limitRun(control, run, { hours, zone: 'UTC', reason: 'test' });
-  const [batch] = await shop.query('SELECT id::int, generation FROM keyturn.batch');
-  const worker = await openBareWorker(shop);
-  context.onTestFinished(() => worker.close());
-  expect(
-    await worker.work({ batchId: Number(batch?.['id']), generation: Number(batch?.['generation']) }),
-  ).toMatchObject({ end: 'stopped' });
-  expect(await countRewrites(shop)).toEqual({ rows: 0, most: 0 });
 });
 
 test('a limit on rows per second comes and goes in the middle of a batch', async (context) => {
   const shop = await openRotated(context);
   const { context: control } = shop.control;
   const run = await shop.order();
-  const driven = await driveByHand(shop, run);
+  const driven = driveByHand(shop, run);
   context.onTestFinished(() => driven.close());
   await driven.step();
   await driven.step();
   const [job] = await driven.dispatch();
   if (job === undefined) throw new Error('a run over a small table has one batch');
   let slices = 0;
-  const worker = await openBareWorker(shop, async (point) => {
-    if (point === 'batch.before_commit' && ++slices === 1)
-      await limitRun(control, run, { rowsPerSecond: 20, reason: 'slow' });
-    if (point === 'batch.before_commit' && slices === 3)
-      await limitRun(control, run, { rowsPerSecond: null, reason: 'fast' });
+  const worker = await openBareWorker(shop, {
+    reachPoint: async (point) => {
+      if (point === 'batch.before_commit' && ++slices === 1)
+        await limitRun(control, run, { rowsPerSecond: 20, reason: 'slow' });
+      if (point === 'batch.before_commit' && slices === 3)
+        await limitRun(control, run, { rowsPerSecond: null, reason: 'fast' });
+    },
   });
   context.onTestFinished(() => worker.close());
   await worker.work(job);
@@ -128,7 +129,7 @@ test('rows per second hold for the run, whatever the number of its workers', asy
   const shop = await openRotated(context);
   const rowsPerSecond = 60;
   const runId = await shop.order({ steering: { rowsPerSecond } });
-  const driven = await driveByHand(shop, runId);
+  const driven = driveByHand(shop, runId);
   context.onTestFinished(() => driven.close());
   await driven.step();
   const [target] = await shop.query('UPDATE keyturn.run_target SET is_planned = true RETURNING target_id AS id');

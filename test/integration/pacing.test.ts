@@ -10,6 +10,7 @@ import { startPacing } from '../../src/engine/pacing.js';
 import { healthSources, optionalByDefault } from '../../src/rotation/health.js';
 import { decidePace, initialPaceState } from '../../src/rotation/pacing.js';
 import { openDatabase } from '../../src/store/database.js';
+import { availableBackends } from '../support/backends.js';
 import { createTestDatabase } from '../support/database.js';
 import { startFaultProxy } from '../support/fault-proxy.js';
 import { insertCustomers, openShop, shopConfig } from '../support/shop.js';
@@ -19,39 +20,45 @@ const deadlineMs = 30_000;
 const unknownCpus =
   'sessions not seen: the number of CPUs of the database server is not known; set pace.cpus in keyturn.yaml';
 
-test('a source that is not optional and unseen stops a run before its first slice, and the words say which', async ({
-  onTestFinished,
-}) => {
-  const shop = await openShop();
-  onTestFinished(() => shop.close());
-  const keyturn = await shop.open();
-  await insertCustomers(shop, keyturn, [1, 2, 3]);
-  const { context } = shop.control;
-  await shop.startSupervisor({ isPaced: true });
-  const pace = await until(async () => (await readStatus(context)).pace ?? undefined, { what: 'a pace', deadlineMs });
-  expect(pace).toMatchObject({
-    target_workers: null,
-    nice: 0,
-    reason: null,
-    unseen: expect.arrayContaining([unknownCpus]),
-  });
+test.for(availableBackends())(
+  'a source that is not optional and unseen stops a run before its first slice, and the words say which [%s]',
+  async (backend, { onTestFinished }) => {
+    const shop = await openShop({ backend });
+    onTestFinished(() => shop.close());
+    const keyturn = await shop.open();
+    await insertCustomers(shop, keyturn, [1, 2, 3]);
+    const { context } = shop.control;
+    await shop.startSupervisor({ isPaced: true });
+    const pace = await until(async () => (await readStatus(context)).pace ?? undefined, { what: 'a pace', deadlineMs });
+    expect(pace).toMatchObject({
+      target_workers: null,
+      nice: 0,
+      reason: null,
+      unseen: expect.arrayContaining([unknownCpus]),
+    });
 
-  const strict = openControl({ environment: shop.environment(), file: { ...shopConfig, pace: { optional: [] } } });
-  await init(strict.context);
-  await strict.close();
-  const run = await shop.order();
-  const words = `${unknownCpus}; what is unseen counts as over its limit; held for 10 s`;
-  await until(async () => (await readStatus(context)).pace?.target_workers === 0, { what: 'the stop', deadlineMs });
-  await shop.startWorker();
-  const held = await until(
-    async () => {
-      const report = await showRun(context, run);
-      return report.held_back_by?.startsWith('sessions') && report;
-    },
-    { what: 'the run to say what holds it back', deadlineMs },
-  );
-  expect(held).toMatchObject({ state: 'running', held_back_by: words, rows_examined: 0, pace: { target_workers: 0 } });
-});
+    const strict = openControl({ environment: shop.environment(), file: { ...shopConfig, pace: { optional: [] } } });
+    await init(strict.context);
+    await strict.close();
+    const run = await shop.order();
+    const words = `${unknownCpus}; what is unseen counts as over its limit; held for 10 s`;
+    await until(async () => (await readStatus(context)).pace?.target_workers === 0, { what: 'the stop', deadlineMs });
+    await shop.startWorker();
+    const held = await until(
+      async () => {
+        const report = await showRun(context, run);
+        return report.held_back_by?.startsWith('sessions') && report;
+      },
+      { what: 'the run to say what holds it back', deadlineMs },
+    );
+    expect(held).toMatchObject({
+      state: 'running',
+      held_back_by: words,
+      rows_examined: 0,
+      pace: { target_workers: 0 },
+    });
+  },
+);
 
 test('a supervisor whose sources have not answered yet, as on a busy machine, holds nothing back before they are old', async ({
   onTestFinished,

@@ -8,9 +8,10 @@ import { cancelRun, limitRun, pauseAllRuns, pauseRun, resumeRun, retryRun } from
 import { isFinished } from '../../src/rotation/run.js';
 import { availableBackends } from '../support/backends.js';
 import { driveByHand, openBareWorker, type HandDriven } from '../support/by-hand.js';
+import { openFilledShop } from '../support/filled-shop.js';
 import { startHeldWorker } from '../support/held-worker.js';
-import { countRewrites, findImbalances, witnessOf } from '../support/ledger.js';
-import { customerTable, insertCustomers, openShop, type Backend, type Shop } from '../support/shop.js';
+import { countRewrites, findImbalances } from '../support/ledger.js';
+import type { Backend, Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 const rows = 120;
@@ -22,17 +23,12 @@ interface Rotated {
 }
 
 async function openRotated({ onTestFinished }: TestContext, backend: Backend = 'postgres'): Promise<Rotated> {
-  const shop = await openShop({ backend, ddl: [customerTable, ...witnessOf('customer')] });
+  const shop = await openFilledShop({ backend, ids: Array.from({ length: rows }, (_, at) => at + 1) });
   const control = openControl({ environment: { DATABASE_URL: shop.url }, file: noConfigFile });
   onTestFinished(async () => {
     await control.close();
     await shop.close();
   });
-  const keyturn = await shop.open();
-  const ids = Array.from({ length: rows }, (_, at) => at + 1);
-  await insertCustomers(shop, keyturn, ids);
-  await keyturn.close();
-  await shop.rotate();
   return { shop, bare: control.context };
 }
 
@@ -46,7 +42,7 @@ test('a run pauses in every phase, visibly, keeps its place, and moves no row tw
   const { shop, bare } = await openRotated(context);
   const stale = await shop.query('SELECT email FROM customer WHERE id = 3');
   const run = await shop.order();
-  const driven = await driveByHand(shop, run);
+  const driven = driveByHand(shop, run);
   context.onTestFinished(() => driven.close());
   const worker = await openBareWorker(shop);
   context.onTestFinished(() => worker.close());
@@ -116,17 +112,19 @@ async function workWhileLocked(driven: HandDriven, work: () => Promise<unknown>)
 test('a run with a batch in a worker’s hands is pausing until the slice is written, and paused afterwards', async (context) => {
   const { shop, bare } = await openRotated(context);
   const run = await shop.order();
-  const driven = await driveByHand(shop, run);
+  const driven = driveByHand(shop, run);
   context.onTestFinished(() => driven.close());
   await driven.step();
   await driven.step();
   const [job] = await driven.dispatch();
   if (job === undefined) throw new Error('a run over a small table has one batch');
-  const worker = await openBareWorker(shop, async (point) => {
-    if (point !== 'batch.before_update') return;
-    await pauseRun(bare, run, 'test');
-    // The supervisor comes by while the batch is in hand.
-    expect(await driven.step()).toMatchObject({ state: 'pausing' });
+  const worker = await openBareWorker(shop, {
+    reachPoint: async (point) => {
+      if (point !== 'batch.before_update') return;
+      await pauseRun(bare, run, 'test');
+      // The supervisor comes by while the batch is in hand.
+      expect(await driven.step()).toMatchObject({ state: 'pausing' });
+    },
   });
   context.onTestFinished(() => worker.close());
   expect(await worker.work(job)).toMatchObject({ end: 'stopped' });
@@ -225,7 +223,7 @@ test('a finished run is retried with its scope and limits, once at a time; one t
   await expect(retryRun(bare, run, { reason: undefined })).rejects.toMatchObject({ code: 'RUN_STATE_REFUSED' });
   await limitRun(bare, run, { hours: null, reason: 'test' });
   await cancelRun(bare, run, 'test');
-  const driven = await driveByHand(shop, run);
+  const driven = driveByHand(shop, run);
   expect(await driven.step()).toMatchObject({ state: 'cancelled' });
   await driven.close();
   await expect(limitRun(bare, run, { workers: 1, reason: 'test' })).rejects.toThrow(/cancelled.*nothing to limit/);

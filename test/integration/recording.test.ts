@@ -140,7 +140,7 @@ test('I10 keys, targets and a whole run leave a record with every change, in its
   await keyturn.close();
   await rotateKey(context, { keyring: 'customers', ifOlderThanMs: undefined, reason: 'rotate' });
   const run = await shop.order({ keyring: 'customers' });
-  const [worker, driven] = [await openBareWorker(shop), await driveByHand(shop, run)];
+  const [worker, driven] = [await openBareWorker(shop), driveByHand(shop, run)];
   try {
     await pauseRun(context, run, 'pause');
     await driven.step();

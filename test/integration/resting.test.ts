@@ -5,10 +5,12 @@ import { expect, test, type TestContext } from 'vitest';
 import { showRun } from '../../src/control/runs.js';
 import type { BatchPoint } from '../../src/engine/services.js';
 import { readPace, writePace, type PaceRow } from '../../src/store/pace.js';
+import { availableBackends } from '../support/backends.js';
 import { driveByHand, openBareWorker, type BareWorker, type HandDriven } from '../support/by-hand.js';
-import { countRewrites, findImbalances, witnessOf } from '../support/ledger.js';
+import { openFilledShop } from '../support/filled-shop.js';
+import { countRewrites, findImbalances } from '../support/ledger.js';
 import type { Delivery } from '../support/redelivery.js';
-import { customerTable, insertCustomers, openShop, type Shop } from '../support/shop.js';
+import { openShop, type Shop } from '../support/shop.js';
 import { until } from '../support/until.js';
 
 /** Three slices: 50 rows, then up to 200, then the rest. */
@@ -24,15 +26,10 @@ interface Prepared {
 
 /** A run with its one batch dispatched and nobody at work. */
 async function prepare({ onTestFinished }: TestContext): Promise<Prepared> {
-  const shop = await openShop({ ddl: [customerTable, ...witnessOf('customer')] });
+  const shop = await openFilledShop({ ids: Array.from({ length: rows }, (_, at) => at + 1) });
   onTestFinished(() => shop.close());
-  const keyturn = await shop.open();
-  const ids = Array.from({ length: rows }, (_, at) => at + 1);
-  await insertCustomers(shop, keyturn, ids);
-  await keyturn.close();
-  await shop.rotate();
   const run = await shop.order();
-  const driven = await driveByHand(shop, run);
+  const driven = driveByHand(shop, run);
   onTestFinished(() => driven.close());
   await driven.step();
   await driven.step();
@@ -46,8 +43,10 @@ async function openWorker(
   shop: Shop,
   at?: { readonly point: BatchPoint; readonly act: () => Promise<void> },
 ): Promise<BareWorker> {
-  const worker = await openBareWorker(shop, async (point: BatchPoint) => {
-    if (point === at?.point) await at.act();
+  const worker = await openBareWorker(shop, {
+    reachPoint: async (point) => {
+      if (point === at?.point) await at.act();
+    },
   });
   onTestFinished(() => worker.close());
   return worker;
@@ -118,35 +117,34 @@ test('I4 a batch beyond the fleet’s target goes back after the slice in hand, 
   expect(await findImbalances(shop)).toEqual([]);
 });
 
-test('a supervisor hands out no more batches than the fleet’s target, and none at 0', async ({ onTestFinished }) => {
-  const shop = await openShop();
-  onTestFinished(() => shop.close());
-  const { database } = shop.control.context;
-  const keyturn = await shop.open();
-  await insertCustomers(shop, keyturn, [1]);
-  await keyturn.close();
-  await shop.rotate();
-  const run = await shop.order();
-  await writePace(database, { ...pace, targetWorkers: 0 });
-  await shop.startSupervisor();
-  const states = () => shop.query('SELECT state FROM keyturn.batch');
-  await until(async () => (await states()).length === 1, { what: 'a batch to be planned', deadlineMs: 20_000 });
-  const [lead] = await shop.query('SELECT expires_at FROM keyturn.leadership');
-  await until(
-    async () => {
-      const [now] = await shop.query('SELECT expires_at FROM keyturn.leadership');
-      return String(now?.['expires_at']) !== String(lead?.['expires_at']);
-    },
-    { what: 'another tick', deadlineMs: 20_000 },
-  );
-  expect(await states()).toEqual([{ state: 'pending' }]);
-  await writePace(database, { ...pace, targetWorkers: 1 });
-  await until(async () => (await states())[0]?.['state'] === 'dispatched', {
-    what: 'the batch to be handed out',
-    deadlineMs: 20_000,
-  });
-  expect(await showRun(shop.control.context, run)).toMatchObject({ batches: { dispatched: 1 } });
-});
+test.for(availableBackends())(
+  'a supervisor hands out no more batches than the fleet’s target, and none at 0 [%s]',
+  async (backend, { onTestFinished }) => {
+    const shop = await openFilledShop({ backend, ids: [1] });
+    onTestFinished(() => shop.close());
+    const { database } = shop.control.context;
+    const run = await shop.order();
+    await writePace(database, { ...pace, targetWorkers: 0 });
+    await shop.startSupervisor();
+    const states = () => shop.query('SELECT state FROM keyturn.batch');
+    await until(async () => (await states()).length === 1, { what: 'a batch to be planned', deadlineMs: 20_000 });
+    const [lead] = await shop.query('SELECT expires_at FROM keyturn.leadership');
+    await until(
+      async () => {
+        const [now] = await shop.query('SELECT expires_at FROM keyturn.leadership');
+        return String(now?.['expires_at']) !== String(lead?.['expires_at']);
+      },
+      { what: 'another tick', deadlineMs: 20_000 },
+    );
+    expect(await states()).toEqual([{ state: 'pending' }]);
+    await writePace(database, { ...pace, targetWorkers: 1 });
+    await until(async () => (await states())[0]?.['state'] === 'dispatched', {
+      what: 'the batch to be handed out',
+      deadlineMs: 20_000,
+    });
+    expect(await showRun(shop.control.context, run)).toMatchObject({ batches: { dispatched: 1 } });
+  },
+);
 
 test('a worker keeps its run below so many rows per second, also after its last slice', async (context) => {
   const { shop, run, driven, job } = await prepare(context);

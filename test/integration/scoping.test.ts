@@ -4,6 +4,7 @@ import type { ConfigFile } from '../../src/config.js';
 import { rotateKey } from '../../src/control/keys.js';
 import { orderRun, type RunRequest } from '../../src/control/runs.js';
 import { takeCensus } from '../../src/control/targets.js';
+import { availableBackends } from '../support/backends.js';
 import { startDirectRunner, type DirectRunner } from '../support/direct-run.js';
 import { openShop, type Shop } from '../support/shop.js';
 
@@ -224,28 +225,32 @@ describe('what is refused', () => {
 });
 
 describe('runs beside each other', () => {
-  test('one that cannot go on, because its table changed, says why and holds no other up', async () => {
-    const own = await openShop({
-      config,
-      ddl: Object.keys(tenants).map(
-        (table) => `CREATE TABLE ${table} (id int PRIMARY KEY, tenant ${types[table]}, secret text)`,
-      ),
-    });
-    try {
-      const stuck = await own.order({ keyring: 'patients' });
-      await own.query('ALTER TABLE patient DROP COLUMN secret');
-      const free = await own.order({ keyring: 'customers' });
-      await own.startSupervisor();
-      await own.startWorker();
-      expect(await own.waitForRun(free)).toMatchObject({ state: 'succeeded' });
-      const [row] = await own.query('SELECT state, held_back_by FROM keyturn.run WHERE id = $1', [stuck]);
-      expect(row).toEqual({
-        state: 'pending',
-        held_back_by:
-          'registered column public.patient.secret is gone; expected text, varchar, bytea or jsonb; see: keyturn doctor',
+  test.each(availableBackends())(
+    'one that cannot go on, because its table changed, says why and holds no other up [%s]',
+    async (backend) => {
+      const own = await openShop({
+        backend,
+        config,
+        ddl: Object.keys(tenants).map(
+          (table) => `CREATE TABLE ${table} (id int PRIMARY KEY, tenant ${types[table]}, secret text)`,
+        ),
       });
-    } finally {
-      await own.close();
-    }
-  });
+      try {
+        const stuck = await own.order({ keyring: 'patients' });
+        await own.query('ALTER TABLE patient DROP COLUMN secret');
+        const free = await own.order({ keyring: 'customers' });
+        await own.startSupervisor();
+        await own.startWorker();
+        expect(await own.waitForRun(free)).toMatchObject({ state: 'succeeded' });
+        const [row] = await own.query('SELECT state, held_back_by FROM keyturn.run WHERE id = $1', [stuck]);
+        expect(row).toEqual({
+          state: 'pending',
+          held_back_by:
+            'registered column public.patient.secret is gone; expected text, varchar, bytea or jsonb; see: keyturn doctor',
+        });
+      } finally {
+        await own.close();
+      }
+    },
+  );
 });

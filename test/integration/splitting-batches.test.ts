@@ -12,25 +12,15 @@ import { createCellStore } from '../../src/store/cells.js';
 import { getTarget } from '../../src/store/registry.js';
 import { driveByHand, openBareWorker } from '../support/by-hand.js';
 import { startDirectRunner, type DirectRunner } from '../support/direct-run.js';
+import { openFilledShop } from '../support/filled-shop.js';
 import { findImbalances } from '../support/ledger.js';
-import { findDifferences, insertCustomers, openShop, type Shop } from '../support/shop.js';
+import { findDifferences, type Shop } from '../support/shop.js';
 
 const noSupply = { require: async () => undefined, start: async () => undefined };
 const rows = 260;
 const slowRow = 133;
 
-async function openFilledShop(count: number): Promise<Shop> {
-  const shop = await openShop();
-  const keyturn = await shop.open();
-  await insertCustomers(
-    shop,
-    keyturn,
-    Array.from({ length: count }, (_, at) => at + 1),
-  );
-  await keyturn.close();
-  await shop.rotate();
-  return shop;
-}
+const idsTo = (last: number): readonly number[] => Array.from({ length: last }, (_, at) => at + 1);
 
 describe('a row whose trigger sleeps longer than a statement may take', () => {
   let shop: Shop;
@@ -38,7 +28,7 @@ describe('a row whose trigger sleeps longer than a statement may take', () => {
   let report: RunReport;
 
   beforeAll(async () => {
-    shop = await openFilledShop(rows);
+    shop = await openFilledShop({ ids: idsTo(rows) });
     await shop.query(`CREATE FUNCTION oversleep() RETURNS trigger LANGUAGE plpgsql AS $$
       BEGIN PERFORM pg_sleep(5); RETURN NEW; END $$`);
     await shop.query(`CREATE TRIGGER oversleep BEFORE UPDATE ON customer FOR EACH ROW WHEN (OLD.id = ${slowRow})
@@ -111,9 +101,9 @@ describe('a row that cannot even be read', () => {
   test('I4 is quarantined by its key, of ranges and lists alike, and a lost lease leaves everything as it was', async ({
     onTestFinished,
   }) => {
-    const shop = await openFilledShop(10);
+    const shop = await openFilledShop({ ids: idsTo(10) });
     onTestFinished(() => shop.close());
-    const driven = await driveByHand(shop, await shop.order());
+    const driven = driveByHand(shop, await shop.order());
     onTestFinished(() => driven.close());
     const { services, close } = await openBareWorker(shop);
     onTestFinished(close);

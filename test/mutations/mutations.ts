@@ -126,7 +126,7 @@ export const mutations: readonly Mutation[] = [
     text: 'if (replacing === undefined || active?.id === replacing) return;',
     replacement: 'if (replacing === undefined || active?.id === replacing || true) return;',
     test: {
-      file: 'test/integration/converging.test.ts',
+      file: 'test/integration/one-key-at-a-time.test.ts',
       name: 'I5 of two commands that find a rotation due at the same time one makes it and both go on with one run: the one far ahead of the other',
     },
   },

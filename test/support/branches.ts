@@ -1,5 +1,5 @@
-// A shop with branches: twelve small tables, each with its own batch per pass, so that a run has many jobs in the queue
-// and every one of them moves cells.
+// A shop with branches: twelve small tables under an older key than the active one, each with its own batch per pass, so
+// that a run has many jobs in the queue and every one of them moves cells.
 import type { Keyturn } from '../../src/app.js';
 import { queueAddressOf, type QueueAddress } from '../../src/queue/address.js';
 import { Secret } from '../../src/crypto/secret.js';
@@ -35,6 +35,7 @@ export async function openBranchShop(options: { backend: Backend; redisUrl?: str
     await shop.query(`INSERT INTO ${table} SELECT * FROM unnest($1::bigint[], $2::text[])`, [ids, letters]);
   }
   await keyturn.close();
+  await shop.rotate();
   return shop;
 }
 

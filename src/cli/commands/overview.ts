@@ -237,6 +237,7 @@ function keyringLines(
       .filter(([, names]) => names.length > 0)
       .map(([title, names]) => `  ${title.padEnd(13)} ${names.join(', ')}`),
     `  coverage      ${coverageWords(keyring)}`,
+    ...nonEnvelopesLines(keyring.not_envelopes, output),
     ...(keyring.schedule === null ? [] : [`  schedule      ${scheduleWords(keyring.schedule)}`]),
     ...lazyLines(keyring.lazy),
     ...(keyring.unbacked_keys.length > 0 || lastBackup === null
@@ -288,6 +289,13 @@ function lazyLines(lazy: KeyringStatus['lazy']): readonly string[] {
       : `${lazy.is_exact ? '' : 'about '}${formatCount(lazy.stale_cells)} cells left`;
   const words = `  by reads      ${formatCount(lazy.cells_reencrypted)} cells moved, ${left}${lazy.is_on ? '' : '; switched off'}`;
   return lazy.advice === null ? [words] : [words, `  a bulk run    is wise: ${lazy.advice}`];
+}
+
+function nonEnvelopesLines(found: KeyringStatus['not_envelopes'], output: Output): readonly string[] {
+  return (found ?? []).map(
+    ({ column, cells, not_envelopes: others, is_exact: isExact }) =>
+      `  ${output.paint('watch', 'values')}        ${formatCount(others)} of ${formatCount(cells)}${isExact ? '' : ' in a sample'} of ${column} are no envelopes; see: keyturn doctor`,
+  );
 }
 
 function pendingWords({ key, request, hash, not_before: time, requested_by: by }: DestructionReport): string {
