@@ -10,7 +10,7 @@ import { isFinished } from '../src/rotation/run.js';
 import { readPace } from '../src/store/pace.js';
 import { fill, median, openBench, rotate, type Bench } from './support.js';
 
-const rows = Number(process.env['BENCH_ROWS'] ?? 500_000);
+const rows = Number(process.env['BENCH_ROWS'] ?? 800_000);
 const perSecond = Number(process.env['BENCH_OPS'] ?? 400);
 const rounds = Number(process.env['BENCH_ROUNDS'] ?? 5);
 const windowMs = Number(process.env['BENCH_WINDOW_MS'] ?? 8_000);

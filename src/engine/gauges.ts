@@ -3,6 +3,7 @@
 // old; the rules of src/rotation say what that means.
 import { setTimeout as delay } from 'node:timers/promises';
 import { isKeyturnError } from '../errors.js';
+import { noApplicationWatch, watchApplication, type ApplicationWatch } from '../rotation/beside-application.js';
 import { noArchiveWatch, watchArchive } from '../rotation/archive-watch.js';
 import { canaryKinds, openCanaryWatch, watchCanary, type CanaryKind, type CanaryWatch } from '../rotation/canary.js';
 import { noCheckpointWatch, watchCheckpoints } from '../rotation/checkpoint-watch.js';
@@ -42,6 +43,8 @@ export interface Gauges {
   /** Starts every source that is not out still, waits at most a second for them, and answers what is known of each. */
   look(look: Look): Promise<readonly Gauge[]>;
   usualMs(): UsualMs;
+  /** What sessions of others do; undefined where that cannot be seen. */
+  application(): ApplicationWatch | undefined;
 }
 
 /** Milliseconds that a small read, and a small commit, usually take at most, as far as it is known. */
@@ -87,6 +90,7 @@ export function openGauges(database: Database, usualMs: UsualMs = {}): Gauges {
       return watched.map((one) => gaugeOf(one, look.settings));
     },
     usualMs: canary.usualMs,
+    application: canary.application,
   };
 }
 
@@ -193,27 +197,34 @@ function blockingReader(database: Database): Read {
 function canaryReader(
   database: Database,
   usualMs: UsualMs,
-): { readonly read: Read; readonly usualMs: Gauges['usualMs'] } {
+): Pick<Gauges, 'usualMs' | 'application'> & { readonly read: Read } {
   const watches = new Map<CanaryKind, CanaryWatch>(
     canaryKinds.map((kind) => [kind, openCanaryWatch(kind, usualMs[kind])]),
   );
+  let application: ApplicationWatch | undefined = noApplicationWatch;
   let canary: Canary | undefined;
   return {
+    application: () => application,
     usualMs: () => Object.fromEntries([...watches].map(([kind, { usual }]) => [kind, usual])),
     async read({ isMoving, paceChanges }) {
       canary ??= await chooseCanary(database);
       const samples: Record<CanaryKind, number[]> = { read: [], commit: [] };
+      const active: Seen<number>[] = [];
       try {
         for (let sample = 0; sample < canarySamples; sample++) {
           if (sample > 0) await delay(canaryGapMs);
           samples.read.push(await timeRead(database, canary));
           samples.commit.push(await timeCommit(database));
+          active.push(await countActiveSessions(database));
         }
       } catch (error) {
         // Its table may be gone.
         canary = undefined;
         throw error;
       }
+      const counted = active.flatMap((one) => ('seen' in one ? [one.seen] : []));
+      application =
+        counted.length < active.length ? undefined : watchApplication(application ?? noApplicationWatch, counted);
       return {
         seen: [...watches.values()].flatMap((before) => {
           const watched = watchCanary(before, { milliseconds: samples[before.kind], isMoving, paceChanges });

@@ -4,6 +4,7 @@
 // pace, and knows within a second what is over a limit; only what is usual for small reads and commits is handed on.
 import { setTimeout as delay } from 'node:timers/promises';
 import { isKeyturnError } from '../errors.js';
+import { restBeside } from '../rotation/beside-application.js';
 import { decidePace, initialPaceState, type Gauge, type PaceDecision, type PaceState } from '../rotation/pacing.js';
 import type { Database } from '../store/database.js';
 import { readFleet } from '../store/health.js';
@@ -13,8 +14,8 @@ import { readPaceSettings } from '../store/pace-settings.js';
 import { openGauges, type Gauges, type UsualMs } from './gauges.js';
 
 const lookMs = 1_000;
-/** Where no run works there is nothing to slow down; what is usual is still worth knowing. */
-const idleLookMs = 3_000;
+/** Where no run works there is nothing to slow down; what is usual is still worth knowing, with every third look. */
+const idleLooks = 3;
 
 export interface PacingOptions {
   /** A pool of its own. */
@@ -35,46 +36,52 @@ interface Term {
   readonly fencingToken: number;
   readonly gauges: Gauges;
   state: PaceState;
+  /** What was decided last, to be compared. */
+  pace: string;
   paceChanges: number;
 }
 
 export function startPacing({ database, leadership, onTrouble }: PacingOptions): Pacing {
   const stopping = new AbortController();
   let term: Term | undefined;
+  let idle = 0;
 
-  /** Answers when to look again. */
-  async function look(): Promise<number> {
+  async function look(): Promise<void> {
     const lead = leadership();
     if (lead === undefined) {
       term = undefined;
-      return lookMs;
+      return;
     }
     if (term?.fencingToken !== lead.fencingToken) term = await beginTerm(database, lead);
     const fleet = await readFleet(database);
+    idle = fleet.isWorking ? 0 : idle + 1;
+    if (idle > 0 && idle % idleLooks !== 1) return;
     const isMoving = fleet.isWorking && term.state.target !== 0;
+    const settings = await readPaceSettings(database);
     const gauges = await term.gauges.look({
-      settings: await readPaceSettings(database),
+      settings,
       isMoving,
       paceChanges: term.paceChanges,
     });
-    const decision = decidePace(term.state, { gauges, ...fleet, isMoving }, performance.now());
-    if (decision.state.target !== term.state.target || decision.state.nice !== term.state.nice) term.paceChanges++;
+    const beside = isMoving ? restBeside(term.gauges.application(), { ...fleet, cpus: settings.cpus }) : undefined;
+    const decision = decidePace(term.state, { gauges, ...fleet, isMoving, beside }, performance.now());
+    const change = `${decision.targetWorkers} ${decision.nice}`;
+    if (term.pace !== change) term.paceChanges++;
+    term.pace = change;
     term.state = decision.state;
     await publish(database, lead, decision, { gauges, usualMs: term.gauges.usualMs() });
-    return fleet.isWorking ? lookMs : idleLookMs;
   }
 
   const loop = (async () => {
     while (!stopping.signal.aborted) {
       const startedAtMs = performance.now();
-      let againMs = lookMs;
       try {
-        againMs = await look();
+        await look();
       } catch (error) {
         onTrouble(error);
         if (!isKeyturnError(error)) throw error;
       }
-      const wait = Math.max(50, againMs - (performance.now() - startedAtMs));
+      const wait = Math.max(50, lookMs - (performance.now() - startedAtMs));
       await delay(wait, undefined, { signal: stopping.signal }).catch(() => undefined);
     }
   })();
@@ -91,7 +98,7 @@ export function startPacing({ database, leadership, onTrouble }: PacingOptions):
 /** At full pace, with what the leader before knew to be usual: where a run moves, that could not be found out anew. */
 async function beginTerm(database: Database, { fencingToken }: Leadership): Promise<Term> {
   const gauges = openGauges(database, usualFrom((await readPace(database))?.signals['usualMs']));
-  return { fencingToken, gauges, state: initialPaceState, paceChanges: 0 };
+  return { fencingToken, gauges, state: initialPaceState, pace: '', paceChanges: 0 };
 }
 
 function usualFrom(stored: unknown): UsualMs {

@@ -2,6 +2,7 @@
 // limit stops the fleet and holds it, longer each time; a soft limit halves it, the last worker by longer rests; calm while it
 // works lets it grow step by step. What cannot be seen counts as over the hard limit, unless it was declared optional. State and observation in,
 // decision out; no clock of its own.
+import type { RestBeside } from './beside-application.js';
 import type { HealthSource, Limits, Reading } from './health.js';
 
 /** A source at one moment: what it said last and how long ago, or why it says nothing. */
@@ -21,6 +22,8 @@ export interface Observation {
   readonly workers: number;
   /** Some run moves rows now. Calm while none does says nothing about this pace. */
   readonly isMoving: boolean;
+  /** What workers rest at least while a run moves; undefined for nothing. */
+  readonly beside: RestBeside | undefined;
   /** An emergency run is working: soft limits doubled, recovery after 5 s; hard limits stay. */
   readonly isEmergency: boolean;
 }
@@ -91,11 +94,13 @@ interface Judged {
 export function decidePace(before: PaceState, observation: Observation, nowMs: number): PaceDecision {
   const judged = observation.gauges.flatMap((gauge) => judge(gauge, observation.isEmergency));
   const state = nextState(before, judged, observation, nowMs);
+  const { beside } = observation;
+  const nice = Math.max(state.nice, beside?.nice ?? 0);
   return {
     state,
     targetWorkers: state.target,
-    nice: state.nice,
-    reason: reasonOf(state, observation.workers),
+    nice,
+    reason: reasonOf(state, nice, observation.workers) ?? beside?.reason,
     unseen: observation.gauges.flatMap((gauge) => (gauge.isOptional ? (unseenWords(gauge) ?? []) : [])),
   };
 }
@@ -201,9 +206,9 @@ function recover(before: PaceState, observation: Observation, nowMs: number): Pa
   };
 }
 
-function reasonOf(state: PaceState, workers: number): string | undefined {
+function reasonOf(state: PaceState, nice: number, workers: number): string | undefined {
   if (state.reason === undefined) return undefined;
   if (state.heldUntilMs !== undefined) return `${state.reason}; held for ${Math.round(state.heldForMs / 1_000)} s`;
-  const pace = `${Math.min(state.target ?? workers, workers)} of ${workers} workers, resting ${Math.round(state.nice * 100) / 100} times as long as they work`;
+  const pace = `${Math.min(state.target ?? workers, workers)} of ${workers} workers, resting ${Math.round(nice * 100) / 100} times as long as they work`;
   return state.calmSinceMs === undefined ? `${state.reason}; ${pace}` : `recovering from: ${state.reason}; ${pace}`;
 }

@@ -111,5 +111,6 @@ async function valueOf(database: Database, wanted: HealthSource): Promise<number
 
 async function reasonOf(database: Database, wanted: HealthSource): Promise<string | undefined> {
   const gauges = (await look(database)).filter(({ source }) => source === wanted);
-  return decidePace(initialPaceState, { gauges, workers: 2, isEmergency: false, isMoving: true }, 0).reason;
+  return decidePace(initialPaceState, { gauges, workers: 2, isEmergency: false, isMoving: true, beside: undefined }, 0)
+    .reason;
 }

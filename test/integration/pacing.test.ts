@@ -77,7 +77,7 @@ test('a supervisor whose sources have not answered yet, as on a busy machine, ho
   const seen = await gauges.look({ settings, isMoving: true, paceChanges: 0 });
   expect(seen.map(({ source }) => source)).toEqual(Object.values(healthSources));
   expect(seen.every((gauge) => 'readings' in gauge && gauge.readings.length === 0)).toBe(true);
-  const observation = { workers: 2, isEmergency: false, isMoving: true };
+  const observation = { workers: 2, isEmergency: false, isMoving: true, beside: undefined };
   expect(decidePace(initialPaceState, { ...observation, gauges: seen }, 0).targetWorkers).toBeUndefined();
   const old = seen.map((gauge) => ({ ...gauge, ageMs: 5_001 }));
   expect(decidePace(initialPaceState, { ...observation, gauges: old }, 0)).toMatchObject({

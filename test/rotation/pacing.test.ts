@@ -24,7 +24,7 @@ function gauge(value: number, more: { ageMs?: number; isOptional?: boolean } = {
 const unavailable: Gauge = { source: 'replicas', unavailable: 'grant pg_monitor', isOptional: false };
 
 function seen(gauges: readonly Gauge[], more: Partial<Observation> = {}): Observation {
-  return { gauges, workers: 8, isEmergency: false, isMoving: true, ...more };
+  return { gauges, workers: 8, isEmergency: false, isMoving: true, beside: undefined, ...more };
 }
 
 /** Looks once a second, `seconds` times, at the same. */
@@ -48,6 +48,7 @@ const anyCourse = fc.array(
     workers: fc.nat(50),
     isEmergency: fc.boolean(),
     isMoving: fc.boolean(),
+    beside: fc.constant(undefined),
     seconds: fc.integer({ min: 1, max: 40 }),
   }),
   { minLength: 1, maxLength: 60 },
