@@ -9,6 +9,14 @@ COPY src src
 COPY workers workers
 RUN npm run build
 
+# The native batch path, on the same Node and Debian as it will run on.
+FROM node:22-bookworm-slim AS native
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends g++ make python3 >/dev/null
+WORKDIR /build
+COPY package.json ./
+COPY native native
+RUN npm run build:native
+
 FROM node:22-bookworm-slim AS dependencies
 WORKDIR /keyturn
 COPY package.json package-lock.json .npmrc ./
@@ -20,6 +28,7 @@ ENV NODE_ENV=production HOST=0.0.0.0 PORT=9464
 WORKDIR /keyturn
 COPY --from=dependencies /keyturn/node_modules node_modules
 COPY --from=build /build/dist dist
+COPY --from=native /build/native/build/Release/keyturn_native.node native/build/Release/
 COPY package.json LICENSE ./
 # Nothing is written outside /tmp, so the root file system may be read-only.
 USER node

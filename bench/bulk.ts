@@ -1,9 +1,11 @@
 // Bulk reencryption of one 100-byte bytea column against a plain SQL UPDATE that rewrites the same bytes in the same
 // batches: default algorithm, verification on, synchronous_commit off on both sides, five alternated rounds, medians.
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
+import { nativeAddon } from '../src/crypto/native-addon.js';
 import { describeMoved, fill, median, openBench, plaintextBytes, reencryptTable, rotate } from './support.js';
 
 const rounds = 5;
+const path = nativeAddon === undefined ? 'node:crypto alone' : 'native';
 const rows = Number(process.env['BENCH_ROWS'] ?? 100_000);
 
 const bench = await openBench(['moved', 'rewritten']);
@@ -27,7 +29,7 @@ try {
   }
   const rate = (milliseconds: number): string => Math.round(rows / (milliseconds / 1_000)).toLocaleString('en');
   process.stdout.write(
-    `bulk: ours ${rate(median(ours))} rows/s, plain UPDATE ${rate(median(limit))} rows/s, ratio ${(median(limit) / median(ours)).toFixed(3)} (figure: ≥ 0.2)\n`,
+    `bulk, ${path}: ours ${rate(median(ours))} rows/s, plain UPDATE ${rate(median(limit))} rows/s, ratio ${(median(limit) / median(ours)).toFixed(3)} (figure: ≥ ${nativeAddon === undefined ? 0.2 : 0.6})\n`,
   );
   process.stdout.write(
     `  the bare calls of node:crypto alone, decrypt + encrypt + decrypt of each value: ${median(bare).toFixed(1)} µs per row, so that on one thread the ratio cannot exceed ${(median(limit) / ((median(bare) * rows) / 1_000)).toFixed(3)}\n`,

@@ -10,6 +10,7 @@ import {
   type MemberProcess,
 } from './app-member.js';
 import { claimQueue, joinQueue, requireSameQueue } from './engine/agree-queue.js';
+import { describeCrypto } from './crypto/native-addon.js';
 import { startSealing } from './engine/audit-chain.js';
 import { startSchedules, type Schedules } from './engine/schedules.js';
 import { passPoint, type BatchServices, type ReachPoint } from './engine/services.js';
@@ -167,7 +168,13 @@ export async function startWorker(options: ProcessOptions & { reachPoint?: Reach
   });
   const taking = consumer;
   log.info(
-    { member: membership.id, queue: address.backend, keyrings: membership.keyringNames, health: health.url },
+    {
+      member: membership.id,
+      queue: address.backend,
+      keyrings: membership.keyringNames,
+      health: health.url,
+      crypto: describeCrypto(),
+    },
     'worker ready',
   );
   const watch = watchQueue(database, address, troubleLogger(log));

@@ -1,7 +1,15 @@
 // Encrypt, decrypt, reencrypt one cell: keyring + format + address. Synchronous over held keys, no I/O. A key is chosen by
 // the id that the envelope names, never by trying (I1, I8); what reencrypting writes was decrypted again and compared.
 import { KeyturnError } from './errors.js';
-import type { CellAddress, DecryptFailure, Format, Storage, Stored, StoredCell } from './formats/format.js';
+import type {
+  CellAddress,
+  DecryptFailure,
+  Format,
+  Reencrypted,
+  Storage,
+  Stored,
+  StoredCell,
+} from './formats/format.js';
 import { movingFormat } from './formats/moving.js';
 import { foreignFormatByName } from './formats/registry.js';
 import { activeKeyOf, type Keyring } from './keys/keyring.js';
@@ -163,6 +171,15 @@ export function reencryptAll(
     if (found.key !== active) stale.push({ at, stored, cell, key: found.key });
     return { outcome: 'current' };
   });
+  const from = commonKeyOf(stale);
+  if (from !== undefined && format.reencryptAll !== undefined) {
+    // Counts what does not decrypt too: nothing comes back before it is encrypted, and a count may only be too high.
+    spend(keyring, active, stale.length);
+    const results = format.reencryptAll(stale, from, active, storage);
+    for (const [index, { at }] of stale.entries())
+      examined[at] = settled(keyring, format, results[index], { from, to: active });
+    return examined;
+  }
   const moving: Moving[] = [];
   for (const [index, plaintext] of decryptAll(format, stale).entries()) {
     const value = stale[index];
@@ -217,10 +234,31 @@ export function rebind(keyring: Keyring, cell: Cell, former: CellAddress, stored
   }
 }
 
+/** The format has opened and compared it; here, that it names the key that it was opened with. */
+function settled(
+  keyring: Keyring,
+  format: Format,
+  result: Reencrypted | undefined,
+  { from, to }: { readonly from: ValueKey; readonly to: ValueKey },
+): Examined {
+  if (result !== undefined && 'replacement' in result) {
+    const found = findKey(keyring, format, result.replacement);
+    if ('key' in found && found.key === to) return { outcome: 'reencrypted', replacement: result.replacement };
+  } else if (result !== undefined && result.failure !== 'VERIFICATION_FAILED') {
+    return { outcome: 'failed', cause: result.failure, keyId: from.id };
+  }
+  return { outcome: 'failed', cause: 'VERIFICATION_FAILED', keyId: to.id };
+}
+
 /** Values under one key, as almost all of a slice are, go to the format together. */
-function decryptAll(format: Format, values: readonly Held[]): readonly (Buffer | DecryptFailure)[] {
+function commonKeyOf(values: readonly Held[]): ValueKey | undefined {
   const key = values[0]?.key;
-  return key !== undefined && format.decryptAll !== undefined && values.every((value) => value.key === key)
+  return values.every((value) => value.key === key) ? key : undefined;
+}
+
+function decryptAll(format: Format, values: readonly Held[]): readonly (Buffer | DecryptFailure)[] {
+  const key = commonKeyOf(values);
+  return key !== undefined && format.decryptAll !== undefined
     ? format.decryptAll(values, key)
     : values.map((value) => format.decrypt(value.stored, value.cell, value.key));
 }

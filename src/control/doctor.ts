@@ -1,5 +1,6 @@
 // doctor: looks at everything a rotation stands on and says, for each, fine, watch out, or not like this, with a reason and
 // a remedy. Reads only; needs no root key. Checks that need it say so instead of failing.
+import { describeCrypto, nativeAddon } from '../crypto/native-addon.js';
 import { listFenceTroubles } from '../engine/fence.js';
 import { lookForNonEnvelopes } from '../engine/non-envelopes.js';
 import { examineTarget, type Finding } from '../engine/preflight.js';
@@ -30,6 +31,7 @@ export async function examineEverything(context: ControlContext): Promise<readon
     await examineSchema(context),
     await examineBackups(context),
     await examineGauges(context),
+    [examineCrypto(nativeAddon !== undefined, describeCrypto())],
   ];
   return [...findings.flat(), ...(await examineFences(context)), ...(await examineTargets(context))];
 }
@@ -239,6 +241,14 @@ async function examineGauges({ config, database }: ControlContext): Promise<read
         remedy: `GRANT pg_monitor TO ${String(role)}`,
       });
   return findings.length === 0 ? [ok('pacing', 'gauges', 'see every signal that SQL can show')] : findings;
+}
+
+/** On this machine; each worker says in its log what it uses. */
+export function examineCrypto(isNative: boolean, words: string): Finding {
+  const hint = isNative
+    ? ''
+    : '; where workers are to be faster, build it: npm explore keyturn -- npm run build:native';
+  return ok('cryptography', 'OpenSSL', `is called through ${words}${hint}`);
 }
 
 /** Registered targets as they are now, then what the file names and `init` has not registered yet. */

@@ -19,12 +19,24 @@ const rowProfile = 1;
 const lengthBytes = 2;
 const maxRowBytes = 65_535;
 
+/** Label and profile, which stand before header and nonce; the fields stand behind them. */
+export const leadBytes = label.length + 1;
+
 /**
  * `envelope` begins with header and nonce, together `boundBytes` long; they stand in the associated data in that order.
  * The answer is valid until the next call. Throws VALUE_INVALID where a field has the wrong length.
  */
 export function encodeAssociatedData(envelope: Buffer, boundBytes: number, fields: BoundFields): Buffer {
-  const { tenant, target, column, row } = fields;
+  const length = boundFieldsBytes(fields) + boundBytes;
+  const data = scratchOf(length);
+  data[label.length] = profileOf(fields);
+  envelope.copy(data, leadBytes, 0, boundBytes);
+  writeFields(data, fields, leadBytes + boundBytes);
+  return data.subarray(0, length);
+}
+
+/** Bytes of the associated data without header and nonce. Throws VALUE_INVALID where a field has the wrong length. */
+export function boundFieldsBytes({ tenant, target, column, row }: BoundFields): number {
   if (tenant.length !== uuidBytes || target.length !== uuidBytes || column.length !== uuidBytes) {
     throw new KeyturnError('VALUE_INVALID', 'tenant, target and column of a cell must be UUIDs of 16 bytes each');
   }
@@ -32,17 +44,26 @@ export function encodeAssociatedData(envelope: Buffer, boundBytes: number, field
   if (rowLength > lengthBytes + maxRowBytes) {
     throw new KeyturnError('VALUE_INVALID', `a row key may take ${maxRowBytes} bytes, got ${rowLength - lengthBytes}`);
   }
-  const length = label.length + 1 + boundBytes + lengthBytes + 3 * (lengthBytes + uuidBytes) + rowLength;
-  const data = scratchOf(length);
-  data[label.length] = row === undefined ? columnProfile : rowProfile;
-  let at = label.length + 1;
-  at += envelope.copy(data, at, 0, boundBytes);
-  at = data.writeUInt16BE(row === undefined ? 3 : 4, at);
+  return leadBytes + lengthBytes + 3 * (lengthBytes + uuidBytes) + rowLength;
+}
+
+/** Writes the associated data without header and nonce, for who puts them in after `leadBytes`; answers where it ends. */
+export function writeBoundFields(data: Buffer, fields: BoundFields, at: number): number {
+  data.set(label, at);
+  data[at + label.length] = profileOf(fields);
+  return writeFields(data, fields, at + leadBytes);
+}
+
+function profileOf({ row }: BoundFields): number {
+  return row === undefined ? columnProfile : rowProfile;
+}
+
+function writeFields(data: Buffer, { tenant, target, column, row }: BoundFields, start: number): number {
+  let at = data.writeUInt16BE(row === undefined ? 3 : 4, start);
   at = writeField(data, tenant, at);
   at = writeField(data, target, at);
   at = writeField(data, column, at);
-  if (row !== undefined) writeField(data, row, at);
-  return data.subarray(0, length);
+  return row === undefined ? at : writeField(data, row, at);
 }
 
 // Associated data is made three times per reencrypted value and read at once: one buffer serves all calls of a thread,

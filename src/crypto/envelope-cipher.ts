@@ -28,6 +28,24 @@ export interface EnvelopeCipher {
   decrypt(values: readonly EnvelopeValue[]): readonly (Buffer | undefined)[];
 }
 
+/** The ciphers of one path to OpenSSL: that of node:crypto here, the native one in native-cipher.ts. */
+export interface CipherSuite<Cipher extends EnvelopeCipher> {
+  create(key: ValueKey): Cipher;
+  /**
+   * Opens each value under `from`, encrypts it under `to` with a nonce of its own, opens that again and compares. The
+   * values must fit and carry the header of `from`, as for decrypting. `nonces`: one behind the other.
+   */
+  reencrypt?(
+    from: Cipher,
+    to: Cipher,
+    values: readonly EnvelopeValue[],
+    nonces: Buffer,
+  ): readonly (Buffer | ReencryptFailure)[];
+}
+
+/** The tag of the value did not match, or what was made of it did not open to the same plaintext. */
+export type ReencryptFailure = 'AUTHENTICATION_FAILED' | 'VERIFICATION_FAILED';
+
 export interface PlainValue {
   readonly plaintext: Uint8Array;
   readonly fields: BoundFields;
@@ -49,7 +67,9 @@ const derivations: Readonly<Record<AlgorithmName, (material: KeyObject) => Deriv
   'xaes-256-gcm': (material) => createXaesKey(material).derive,
 };
 
-export function createEnvelopeCipher(key: ValueKey): EnvelopeCipher {
+export const nodeCiphers: CipherSuite<EnvelopeCipher> = { create: createNodeCipher };
+
+function createNodeCipher(key: ValueKey): EnvelopeCipher {
   const { algorithm } = key;
   const derive = derivations[algorithm](key.material);
   const header = headerOfKey(key);
@@ -102,13 +122,14 @@ export function createEnvelopeCipher(key: ValueKey): EnvelopeCipher {
 }
 
 /** Nonces and what is derived from them stand in the order of the values; a value without one must not be encrypted. */
-function each<T>(list: readonly T[], at: number): T {
+export function each<T>(list: readonly T[], at: number): T {
   const found = list[at];
   if (found === undefined) throw new Error(`value ${at} has no nonce of its own`);
   return found;
 }
 
-function demandPlaintext(plaintext: Uint8Array): void {
+/** Throws VALUE_INVALID. */
+export function demandPlaintext(plaintext: Uint8Array): void {
   if (plaintext.length <= maxPlaintextBytes) return;
   throw new KeyturnError(
     'VALUE_INVALID',

@@ -7,11 +7,12 @@ let used = pool.length;
 
 /** Never handed out twice; copies, so that a refill of the pool cannot change nonces that wait for their use. */
 export function takeNonces(count: number, bytes: number): readonly Buffer[] {
-  const taken = takeBytes(count * bytes);
+  const taken = takeNonceBytes(count * bytes);
   return Array.from({ length: count }, (_, at) => taken.subarray(at * bytes, (at + 1) * bytes));
 }
 
-function takeBytes(length: number): Buffer {
+/** The same for nonces that are to stand one behind the other: so many bytes in all. */
+export function takeNonceBytes(length: number): Buffer {
   if (length > pool.length) return randomFillSync(Buffer.alloc(length));
   if (used + length > pool.length) {
     randomFillSync(pool);

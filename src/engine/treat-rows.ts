@@ -5,7 +5,7 @@ import type { Stored } from '../formats/format.js';
 import type { Keyring } from '../keys/keyring.js';
 import { targetTitle, type RowKey, type Target } from '../rotation/target.js';
 import { storedOf, type CellRow, type PackedReplacements } from '../store/cell-row.js';
-import { packArray } from '../store/packed-array.js';
+import { createArrayPacker } from '../store/packed-array.js';
 import { createCellBuilder } from './cells-of-target.js';
 
 /** What became of each cell, one byte per row and column. */
@@ -51,8 +51,12 @@ function startTreatment(
   const codes = new Uint8Array(rowCount * width);
   const failures: TreatedRows['failures'][number][] = [];
   const stale: number[] = [];
-  const rewrites: (Rewrite | null)[][] = target.columns.map(() => []);
-  const keys: string[][] = target.key.map(() => []);
+  // Packed as soon as they are there: thousands of values that live as long as their slice would all be copied by the collector.
+  const rewrites = target.columns.map(({ sqlType }) => {
+    const element = sqlType === 'bytea' ? 'bytea' : 'text';
+    return { read: createArrayPacker(element, rowCount), replacement: createArrayPacker(element, rowCount) };
+  });
+  const keys = target.key.map(() => createArrayPacker('text', rowCount));
   let blocked: TreatedRows['blocked'];
   let rows = 0;
   let bytes = 0;
@@ -127,8 +131,11 @@ function startTreatment(
       for (const [row, { key }] of some.entries()) {
         if (byColumn.every((column) => column[row] === null)) continue;
         stale.push(rows + row);
-        for (const [part, column] of keys.entries()) column.push(key[part] ?? '');
-        for (const [column, treated] of byColumn.entries()) rewrites[column]?.push(treated[row] ?? null);
+        for (const [part, packer] of keys.entries()) packer.add(key[part] ?? '');
+        for (const [column, treated] of byColumn.entries()) {
+          rewrites[column]?.read.add(treated[row]?.read ?? null);
+          rewrites[column]?.replacement.add(treated[row]?.replacement ?? null);
+        }
       }
       rows += some.length;
       cryptoMs += performance.now() - startedAt;
@@ -136,9 +143,10 @@ function startTreatment(
     finish() {
       const replacements = {
         rows: stale.length,
-        keys: keys.map((part) => packArray('text', part)),
-        columns: rewrites.map((column, at) =>
-          packColumn(target.columns[at]?.sqlType === 'bytea' ? 'bytea' : 'text', column),
+        keys: keys.map((packer) => packer.finish()),
+        // Undefined where no row of the slice changes this column.
+        columns: rewrites.map(({ read, replacement }) =>
+          read.isAllNull() ? undefined : { read: read.finish(), replacement: replacement.finish() },
         ),
       };
       return { rows, codes, failures, blocked, stale, replacements, bytes, cryptoMs };
@@ -146,26 +154,10 @@ function startTreatment(
   };
 }
 
-/** Undefined where no row of the slice changes this column. */
-function packColumn(
-  element: 'bytea' | 'text',
-  rewrites: readonly (Rewrite | null)[],
-): PackedReplacements['columns'][number] {
-  if (rewrites.every((rewrite) => rewrite === null)) return undefined;
-  return {
-    read: packArray(
-      element,
-      rewrites.map((rewrite) => rewrite?.read ?? null),
-    ),
-    replacement: packArray(
-      element,
-      rewrites.map((rewrite) => rewrite?.replacement ?? null),
-    ),
-  };
-}
-
 /** The event loop turns between so much work, so that statements under way are not kept waiting: some 5 ms at most. */
-const maxRowsPerTurn = 32;
+const maxRowsPerTurn = 256;
+/** Turns that take longer do not get longer still. */
+const calmMsPerTurn = 0.5;
 const maxBytesPerTurn = 128_000;
 const maxMsPerTurn = 5;
 /** Of a format that takes long for each value, the first turn is short too. */
@@ -202,7 +194,9 @@ export async function treatRows(work: SliceWork): Promise<TreatedRows> {
     limit =
       milliseconds > maxMsPerTurn
         ? Math.max(1, Math.floor(((end - at) * maxMsPerTurn) / milliseconds))
-        : Math.min(maxRowsPerTurn, limit * 2);
+        : milliseconds > calmMsPerTurn
+          ? limit
+          : Math.min(maxRowsPerTurn, limit * 2);
     at = end;
   }
   return treatment.finish();

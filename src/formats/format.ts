@@ -31,6 +31,11 @@ export interface PlainCell {
 /** Why a value did not decrypt. For counters and the quarantine; callers of the library see one error. */
 export type DecryptFailure = 'MALFORMED' | 'ALGORITHM_DIFFERS' | 'KEY_CHECK_DIFFERS' | 'AUTHENTICATION_FAILED';
 
+/** What became of a value that was to be reencrypted. */
+export type Reencrypted =
+  | { readonly replacement: Stored }
+  | { readonly failure: DecryptFailure | 'VERIFICATION_FAILED' };
+
 export interface Format {
   readonly name: string;
   /** False for interop formats whose values are not bound to their cell (I2). */
@@ -48,6 +53,11 @@ export interface Format {
   /** The same for many values, in their order; for formats that are faster that way. */
   decryptAll?(values: readonly StoredCell[], key: ValueKey): readonly (Buffer | DecryptFailure)[];
   encryptAll?(values: readonly PlainCell[], key: ValueKey, storage: Storage): readonly Stored[];
+  /**
+   * Decrypts under `from`, encrypts under `to`, decrypts that again and compares, for many values in their order; for formats
+   * that can do so without the plaintext passing through here. Never throws for any stored bytes.
+   */
+  reencryptAll?(values: readonly StoredCell[], from: ValueKey, to: ValueKey, storage: Storage): readonly Reencrypted[];
   /** Length (characters or bytes) of the stored form of a plaintext of `plaintextBytes` under `algorithm`. */
   storedLength(plaintextBytes: number, algorithm: AlgorithmName, storage: Storage): number;
 

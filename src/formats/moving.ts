@@ -55,8 +55,10 @@ export function movingFormat({ foreign, foreignKeyId, writes, ownKeys }: Move): 
     return `(${parts.join(' AND ')})`;
   }
 
+  // Values of two formats are not reencrypted at a stroke.
+  const { reencryptAll: _, ...ours } = keyturnFormat;
   return {
-    ...keyturnFormat,
+    ...ours,
     bindsCell: writes === 'own',
     ...(writes === 'foreign' ? { writeKeyId: foreignKeyId } : {}),
     nameKey: (stored) => ownKeyOf(stored) ?? (isForeign(stored) ? foreignKeyId : keyturnFormat.nameKey(stored)),

@@ -38,6 +38,8 @@ export function createKeyring(stored: Omit<StoredKeyring, 'algorithm'>, opened: 
   const foreignIds = new Set([...foreign.values()].map(foreignKeyId));
   const states = new Map<KeyId, KeyState>(stored.keys.map((key) => [key.id, key.state]));
   const newestFirst = stored.keys.toSorted((a, b) => b.version - a.version);
+  // Asked for every value: made once.
+  const held = new Map<KeyId, KeyLookup>([...opened].map(([id, key]) => [id, { status: 'held', key }]));
   const activeRow = stored.keys.find((key) => key.state === 'active' && !key.isCompromised);
   return Object.freeze({
     id: stored.id,
@@ -49,8 +51,8 @@ export function createKeyring(stored: Omit<StoredKeyring, 'algorithm'>, opened: 
     keys: newestFirst,
     foreign,
     lookup(id: KeyId): KeyLookup {
-      const key = opened.get(id);
-      if (key !== undefined) return { status: 'held', key };
+      const found = held.get(id);
+      if (found !== undefined) return found;
       if (typeof id === 'string') return { status: foreignIds.has(id) ? 'not_held' : 'unknown' };
       const state = states.get(id);
       if (state === undefined) return { status: 'unknown' };

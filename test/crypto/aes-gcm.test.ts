@@ -2,6 +2,7 @@
 import { createSecretKey } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
 import { decryptAesGcm, encryptAesGcm } from '../../src/crypto/aes-gcm.js';
+import { cryptoPaths, type CryptoPath } from '../support/crypto-paths.js';
 import { hex, type NistCase, readJsonVectors, readNistVectors } from './vector-files.js';
 
 interface AeadFile {
@@ -24,6 +25,7 @@ interface AeadFile {
 
 /** The plaintext, undefined for a tag that does not verify, or 'refused' for lengths that are not ours. */
 function attempt(
+  { openAead }: CryptoPath,
   key: Buffer,
   iv: Buffer,
   aad: Buffer,
@@ -31,11 +33,13 @@ function attempt(
   tag: Buffer,
 ): Buffer | undefined | 'refused' {
   try {
-    return decryptAesGcm(createSecretKey(key), iv, aad, { ciphertext, tag });
+    return openAead('aes-256-gcm', key).decrypt(iv, aad, { ciphertext, tag });
   } catch {
     return 'refused';
   }
 }
+
+const [onNode] = cryptoPaths as [CryptoPath];
 
 describe('AES-256-GCM and Wycheproof', () => {
   const groups = readJsonVectors<AeadFile>('wycheproof/aes_gcm_test.json').testGroups;
@@ -44,21 +48,21 @@ describe('AES-256-GCM and Wycheproof', () => {
 
   const ours = groups.filter(isOurs).flatMap((group) => group.tests);
 
-  test('the 39 valid cases of our lengths decrypt, and encrypt to the same bytes', () => {
+  test.each(cryptoPaths)('the 39 valid cases of our lengths decrypt, and encrypt to the same bytes [$path]', (path) => {
     const valid = ours.filter((one) => one.result === 'valid');
     expect(valid).toHaveLength(39);
     for (const { tcId, key, iv, aad, msg, ct, tag } of valid) {
-      expect(attempt(hex(key), hex(iv), hex(aad), hex(ct), hex(tag)), `case ${tcId}`).toEqual(hex(msg));
-      const encrypted = encryptAesGcm(createSecretKey(hex(key)), hex(iv), hex(aad), hex(msg));
+      expect(attempt(path, hex(key), hex(iv), hex(aad), hex(ct), hex(tag)), `case ${tcId}`).toEqual(hex(msg));
+      const encrypted = path.openAead('aes-256-gcm', hex(key)).encrypt(hex(iv), hex(aad), hex(msg));
       expect(encrypted, `case ${tcId}`).toEqual({ ciphertext: hex(ct), tag: hex(tag) });
     }
   });
 
-  test('the 27 invalid cases of our lengths do not decrypt', () => {
+  test.each(cryptoPaths)('the 27 invalid cases of our lengths do not decrypt [$path]', (path) => {
     const invalid = ours.filter((one) => one.result === 'invalid');
     expect(invalid).toHaveLength(27);
     for (const { tcId, key, iv, aad, ct, tag } of invalid) {
-      expect(attempt(hex(key), hex(iv), hex(aad), hex(ct), hex(tag)), `case ${tcId}`).toBeUndefined();
+      expect(attempt(path, hex(key), hex(iv), hex(aad), hex(ct), hex(tag)), `case ${tcId}`).toBeUndefined();
     }
   });
 
@@ -66,40 +70,40 @@ describe('AES-256-GCM and Wycheproof', () => {
     const others = groups.filter((group) => !isOurs(group)).flatMap((group) => group.tests);
     expect(others).toHaveLength(250);
     for (const { tcId, key, iv, aad, ct, tag } of others) {
-      expect(attempt(hex(key), hex(iv), hex(aad), hex(ct), hex(tag)), `case ${tcId}`).toBe('refused');
+      expect(attempt(onNode, hex(key), hex(iv), hex(aad), hex(ct), hex(tag)), `case ${tcId}`).toBe('refused');
     }
   });
 });
 
 describe('AES-256-GCM and NIST CAVP', () => {
   const isOurs = ({ values }: NistCase): boolean => values.get('IVlen') === '96' && values.get('Taglen') === '128';
-  const open = ({ values }: NistCase): Buffer | undefined | 'refused' => {
+  const open = (path: CryptoPath, { values }: NistCase): Buffer | undefined | 'refused' => {
     const [key, iv, aad, ciphertext, tag] = ['Key', 'IV', 'AAD', 'CT', 'Tag'].map((name) => hex(values.get(name)));
     if (!key || !iv || !aad || !ciphertext || !tag) throw new Error('a case of the file is incomplete');
-    return attempt(key, iv, aad, ciphertext, tag);
+    return attempt(path, key, iv, aad, ciphertext, tag);
   };
 
-  test('375 encryptions give the ciphertext and tag of the file', () => {
+  test.each(cryptoPaths)('375 encryptions give the ciphertext and tag of the file [$path]', ({ openAead }) => {
     const cases = readNistVectors('nist-cavp/gcmEncryptExtIV256.rsp.gz').filter(isOurs);
     expect(cases).toHaveLength(375);
     for (const { values } of cases) {
-      const key = createSecretKey(hex(values.get('Key')));
-      const encrypted = encryptAesGcm(key, hex(values.get('IV')), hex(values.get('AAD')), hex(values.get('PT')));
+      const aead = openAead('aes-256-gcm', hex(values.get('Key')));
+      const encrypted = aead.encrypt(hex(values.get('IV')), hex(values.get('AAD')), hex(values.get('PT')));
       expect(encrypted).toEqual({ ciphertext: hex(values.get('CT')), tag: hex(values.get('Tag')) });
     }
   });
 
-  test('375 decryptions open, of which 191 must fail', () => {
+  test.each(cryptoPaths)('375 decryptions open, of which 191 must fail [$path]', (path) => {
     const cases = readNistVectors('nist-cavp/gcmDecrypt256.rsp.gz').filter(isOurs);
     expect(cases).toHaveLength(375);
     expect(cases.filter((one) => one.mustFail)).toHaveLength(191);
-    for (const one of cases) expect(open(one)).toEqual(one.mustFail ? undefined : hex(one.values.get('PT')));
+    for (const one of cases) expect(open(path, one)).toEqual(one.mustFail ? undefined : hex(one.values.get('PT')));
   });
 
   test('other nonce and tag lengths of the NIST files are refused', () => {
     const cases = readNistVectors('nist-cavp/gcmDecrypt256.rsp.gz').filter((one) => !isOurs(one));
     expect(cases).toHaveLength(7500);
-    for (const one of cases) expect(open(one)).toBe('refused');
+    for (const one of cases) expect(open(onNode, one)).toBe('refused');
   });
 });
 

@@ -3,7 +3,8 @@ import { createSecretKey } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
 import { createXaesKey } from '../../src/crypto/xaes-gcm.js';
 import { hex, readJsonVectors } from './vector-files.js';
-import { accumulatedXaesHash, decryptXaesGcm, encryptXaesGcm } from './xaes-accumulated.js';
+import { cryptoPaths } from '../support/crypto-paths.js';
+import { accumulatedXaesHash } from './xaes-accumulated.js';
 
 interface XaesFile {
   readonly vectors: readonly {
@@ -21,7 +22,6 @@ interface XaesFile {
 const file = readJsonVectors<XaesFile>('xaes/xaes_256_gcm_vectors.json');
 
 describe.each(file.vectors)('XAES-256-GCM, $comment', (vector) => {
-  const key = createXaesKey(createSecretKey(hex(vector.key)));
   const nonce = Buffer.from(vector.nonce_ascii);
   const associatedData = Buffer.from(vector.aad_ascii);
   const plaintext = Buffer.from(vector.plaintext_ascii);
@@ -29,25 +29,27 @@ describe.each(file.vectors)('XAES-256-GCM, $comment', (vector) => {
   const expected = { ciphertext: output.subarray(0, -16), tag: output.subarray(-16) };
 
   test('the subkey is the CMAC of the specification', () => {
+    const key = createXaesKey(createSecretKey(hex(vector.key)));
     expect(key.derive([nonce]).uses).toEqual([{ key: hex(vector.Kx), nonce: nonce.subarray(12) }]);
   });
 
-  test('encrypting gives the bytes of the specification', () => {
-    expect(encryptXaesGcm(key, nonce, associatedData, plaintext)).toEqual(expected);
+  test.each(cryptoPaths)('encrypting gives the bytes of the specification [$path]', ({ openAead }) => {
+    expect(openAead('xaes-256-gcm', hex(vector.key)).encrypt(nonce, associatedData, plaintext)).toEqual(expected);
   });
 
-  test('decrypting gives the plaintext of the specification', () => {
-    expect(decryptXaesGcm(key, nonce, associatedData, expected)).toEqual(plaintext);
+  test.each(cryptoPaths)('decrypting gives the plaintext of the specification [$path]', ({ openAead }) => {
+    expect(openAead('xaes-256-gcm', hex(vector.key)).decrypt(nonce, associatedData, expected)).toEqual(plaintext);
   });
 
-  test('a changed bit anywhere in nonce, data, ciphertext or tag does not decrypt', () => {
+  test.each(cryptoPaths)('a changed bit anywhere in nonce, data or output does not decrypt [$path]', ({ openAead }) => {
+    const aead = openAead('xaes-256-gcm', hex(vector.key));
     for (const original of [nonce, associatedData, expected.ciphertext, expected.tag]) {
       for (let bit = 0; bit < original.length * 8; bit++) {
         const flipped = Buffer.from(original);
         flipped.writeUInt8(flipped.readUInt8(bit >> 3) ^ (1 << (bit & 7)), bit >> 3);
         const pick = (part: Buffer): Buffer => (part === original ? flipped : part);
         const changed = { ciphertext: pick(expected.ciphertext), tag: pick(expected.tag) };
-        expect(decryptXaesGcm(key, pick(nonce), pick(associatedData), changed)).toBeUndefined();
+        expect(aead.decrypt(pick(nonce), pick(associatedData), changed)).toBeUndefined();
       }
     }
   });
@@ -62,8 +64,8 @@ test('subkeys derived together are those of each nonce alone, and are zeroed whe
   for (const use of together.uses) expect(use.key).toEqual(Buffer.alloc(32));
 });
 
-test('10 000 accumulated XAES rounds give the hash of the specification', () => {
-  expect(accumulatedXaesHash(10_000)).toBe(file.accumulated.expected['10000']);
+test.each(cryptoPaths)('10 000 accumulated XAES rounds give the hash of the specification [$path]', (path) => {
+  expect(accumulatedXaesHash(path, 10_000)).toBe(file.accumulated.expected['10000']);
 });
 
 test('XAES keys that are not 32 bytes and nonces that are not 24 are refused', () => {

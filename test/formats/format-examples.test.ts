@@ -5,13 +5,13 @@ import { type AlgorithmName, algorithmOfId } from '../../src/crypto/algorithms.j
 import { encodeAssociatedData } from '../../src/crypto/associated-data.js';
 import { commitmentOf, createValueKey } from '../../src/crypto/data-key.js';
 import { encodeArmour, encodeHeader, headerBytes, headerOfKey } from '../../src/crypto/envelope.js';
-import { createEnvelopeCipher } from '../../src/crypto/envelope-cipher.js';
 import { deriveKey } from '../../src/crypto/key-derivation.js';
 import { createRootKey } from '../../src/crypto/root-key.js';
 import { encodeRowKey, type RowKeyTag } from '../../src/crypto/row-key.js';
 import { uuidToBytes } from '../../src/crypto/uuid.js';
 import type { DataKeyIdentity, KeyPurpose } from '../../src/crypto/value-key.js';
 import { keyturnFormat } from '../../src/formats/keyturn.js';
+import { cryptoPaths } from '../support/crypto-paths.js';
 import { hex, readJsonVectors } from '../crypto/vector-files.js';
 
 interface ExampleFile {
@@ -92,15 +92,15 @@ describe.each(built)('format example: $name', (example) => {
     expect(encodeAssociatedData(envelope, headerBytes + nonce.length, cell)).toEqual(hex(example.aad_hex));
   });
 
-  test('encrypting with the nonce of the example', () => {
+  test.each(cryptoPaths)('encrypting with the nonce of the example [$path]', ({ createCipher }) => {
     const value = { plaintext: Buffer.from(example.plaintext_utf8), fields: cell };
-    expect(createEnvelopeCipher(key).encrypt([value], [nonce])).toEqual([envelope]);
+    expect(createCipher(key).encrypt([value], [nonce])).toEqual([envelope]);
     expect(encodeArmour(envelope)).toBe(example.text);
   });
 
-  test('decrypting from both storages', () => {
-    expect(keyturnFormat.decrypt(envelope, cell, key)).toEqual(Buffer.from(example.plaintext_utf8));
-    expect(keyturnFormat.decrypt(example.text, cell, key)).toEqual(Buffer.from(example.plaintext_utf8));
+  test.each(cryptoPaths)('decrypting from both storages [$path]', ({ format }) => {
+    expect(format.decrypt(envelope, cell, key)).toEqual(Buffer.from(example.plaintext_utf8));
+    expect(format.decrypt(example.text, cell, key)).toEqual(Buffer.from(example.plaintext_utf8));
   });
 });
 
@@ -111,11 +111,11 @@ describe.each(reserved)('reserved example: $name', (example) => {
     createSecretKey(hex(example.dek_hex)),
   );
 
-  test('is refused in both storages', () => {
+  test.each(cryptoPaths)('is refused in both storages [$path]', ({ format }) => {
     const expected = example.alg > 2 ? 'MALFORMED' : 'AUTHENTICATION_FAILED';
     const cell = addressOf(example.row_key);
-    expect(keyturnFormat.decrypt(hex(example.bytea_hex), cell, key)).toBe(expected);
-    expect(keyturnFormat.decrypt(example.text, cell, key)).toBe(expected);
+    expect(format.decrypt(hex(example.bytea_hex), cell, key)).toBe(expected);
+    expect(format.decrypt(example.text, cell, key)).toBe(expected);
   });
 });
 

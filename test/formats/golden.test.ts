@@ -3,10 +3,10 @@ import { createSecretKey } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
 import { commitmentOf } from '../../src/crypto/data-key.js';
 import { encodeArmour } from '../../src/crypto/envelope.js';
-import { createEnvelopeCipher } from '../../src/crypto/envelope-cipher.js';
 import { createRootKey } from '../../src/crypto/root-key.js';
 import { keyturnFormat } from '../../src/formats/keyturn.js';
 import { hex } from '../crypto/vector-files.js';
+import { cryptoPaths } from '../support/crypto-paths.js';
 import { goldenFile, goldenKeys, goldenValues } from './golden.js';
 
 describe.each(goldenValues)('golden envelope: $name', ({ key, cell, storage, plaintext, nonce, stored }) => {
@@ -14,12 +14,12 @@ describe.each(goldenValues)('golden envelope: $name', ({ key, cell, storage, pla
     expect(keyturnFormat.nameKey(stored)).toBe(key.id);
   });
 
-  test('decrypts to its plaintext', () => {
-    expect(keyturnFormat.decrypt(stored, cell, key)).toEqual(plaintext);
+  test.each(cryptoPaths)('decrypts to its plaintext [$path]', ({ format }) => {
+    expect(format.decrypt(stored, cell, key)).toEqual(plaintext);
   });
 
-  test('is made again byte for byte from its plaintext and nonce', () => {
-    const envelopes = createEnvelopeCipher(key).encrypt([{ plaintext, fields: cell }], [nonce]);
+  test.each(cryptoPaths)('is made again byte for byte from its plaintext and nonce [$path]', ({ createCipher }) => {
+    const envelopes = createCipher(key).encrypt([{ plaintext, fields: cell }], [nonce]);
     expect(storage === 'text' ? envelopes.map(encodeArmour) : envelopes).toEqual([stored]);
   });
 

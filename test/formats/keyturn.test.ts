@@ -6,6 +6,7 @@ import { maxPlaintextBytes } from '../../src/crypto/envelope.js';
 import { nilUuidBytes, uuidToBytes } from '../../src/crypto/uuid.js';
 import type { ValueKey } from '../../src/crypto/value-key.js';
 import { formatByName, formatNames } from '../../src/formats/registry.js';
+import { cryptoPaths } from '../support/crypto-paths.js';
 import { keyturnFormat } from '../../src/formats/keyturn.js';
 
 const identity = {
@@ -24,11 +25,11 @@ const cell = {
   row: undefined,
 };
 
-describe('encrypting', () => {
+describe.each(cryptoPaths)('encrypting [$path]', ({ format: written }) => {
   test.each(['bytes', 'text'] as const)('two envelopes of one plaintext in %s differ in every nonce', (storage) => {
     const made = new Set(
       Array.from({ length: 500 }, () => {
-        const stored = keyturnFormat.encrypt(Buffer.from('x'), cell, key, storage);
+        const stored = written.encrypt(Buffer.from('x'), cell, key, storage);
         const bytes = typeof stored === 'string' ? Buffer.from(stored.slice(4), 'base64url') : stored;
         return bytes.subarray(12, 36).toString('hex');
       }),
@@ -37,14 +38,14 @@ describe('encrypting', () => {
   });
 
   test('text storage gives a string and bytes storage a Buffer', () => {
-    expect(keyturnFormat.encrypt(Buffer.from('x'), cell, key, 'text')).toMatch(/^kt1\.S1QBAgAAAAew2ghd[\w-]+$/);
-    expect(keyturnFormat.encrypt(Buffer.from('x'), cell, key, 'bytes')).toBeInstanceOf(Buffer);
+    expect(written.encrypt(Buffer.from('x'), cell, key, 'text')).toMatch(/^kt1\.S1QBAgAAAAew2ghd[\w-]+$/);
+    expect(written.encrypt(Buffer.from('x'), cell, key, 'bytes')).toBeInstanceOf(Buffer);
   });
 
   test('the largest plaintext fits, one byte more is refused with both lengths', () => {
-    const largest = keyturnFormat.encrypt(Buffer.alloc(maxPlaintextBytes), cell, key, 'text');
-    expect(keyturnFormat.decrypt(largest, cell, key)).toHaveLength(maxPlaintextBytes);
-    expect(() => keyturnFormat.encrypt(Buffer.alloc(maxPlaintextBytes + 1), cell, key, 'text')).toThrow(
+    const largest = written.encrypt(Buffer.alloc(maxPlaintextBytes), cell, key, 'text');
+    expect(written.decrypt(largest, cell, key)).toHaveLength(maxPlaintextBytes);
+    expect(() => written.encrypt(Buffer.alloc(maxPlaintextBytes + 1), cell, key, 'text')).toThrow(
       expect.objectContaining({
         code: 'VALUE_INVALID',
         message: 'a value may have 1048576 bytes of plaintext, this one has 1048577',
@@ -55,7 +56,7 @@ describe('encrypting', () => {
   test('a key whose id is no u32 cannot encrypt', () => {
     for (const id of [0, -1, 1.5, 2 ** 32, '7']) {
       const odd: ValueKey = { id, algorithm: key.algorithm, commitment: key.commitment, material: generateDataKey() };
-      expect(() => keyturnFormat.encrypt(Buffer.from('x'), cell, odd, 'bytes')).toThrow(
+      expect(() => written.encrypt(Buffer.from('x'), cell, odd, 'bytes')).toThrow(
         expect.objectContaining({ code: 'VALUE_INVALID' }),
       );
     }

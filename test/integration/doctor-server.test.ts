@@ -3,7 +3,8 @@ import { Redis } from 'ioredis';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openControl } from '../../src/app.js';
 import type { ConfigFile } from '../../src/config.js';
-import { examineEverything, examineServerVersion } from '../../src/control/doctor.js';
+import { examineCrypto, examineEverything, examineServerVersion } from '../../src/control/doctor.js';
+import { describeCrypto, nativeAddon } from '../../src/crypto/native-addon.js';
 import type { Finding } from '../../src/engine/preflight.js';
 import { availableBackends } from '../support/backends.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
@@ -37,6 +38,17 @@ describe('server and connections', () => {
       reason: 'is older than PostgreSQL 14',
       remedy: 'upgrade the server',
     });
+  });
+
+  test('it says which path to OpenSSL is in use here, and how the native one is built where it is not', async () => {
+    expect(examineCrypto(true, 'the native batch path')).toMatchObject({
+      level: 'ok',
+      reason: 'is called through the native batch path',
+    });
+    expect(examineCrypto(false, 'node:crypto').reason).toContain('npm run build:native');
+    expect(await examine({ DATABASE_URL: database.url }, 'cryptography')).toEqual([
+      examineCrypto(nativeAddon !== undefined, describeCrypto()),
+    ]);
   });
 
   test('this server is fine', async () => {

@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
+import { describeCrypto } from '../../src/crypto/native-addon.js';
 import { availableBackends } from '../support/backends.js';
 import { startNode } from '../support/child.js';
 import { findImbalances } from '../support/ledger.js';
@@ -38,6 +39,7 @@ describe.concurrent.each(availableBackends())('unrelated directories over the %s
         what: `pid ${worker.pid} to be ready`,
         deadlineMs,
       });
+    for (const worker of workers) expect(worker.stderr()).toContain(`"crypto":"${describeCrypto()}"`);
 
     const report = await shop.waitForRun(await shop.order(), deadlineMs);
     expect(report).toMatchObject({

@@ -1,6 +1,6 @@
 // Shows that the tests have teeth: copies the tree, takes out one safeguard at a time, and expects the one test that is
 // named for it to fail. The named tests pass first on an untouched copy. Run by: npm run test:mutations [-- part of a name]
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,7 +8,7 @@ import { startEmbeddedPostgres } from '../../src/embedded/postgres.js';
 import { mutations, type Mutation } from './mutations.js';
 
 const checkout = join(import.meta.dirname, '..', '..', '..');
-const copied = ['package.json', 'tsconfig.json', 'vitest.config.ts', 'src', 'workers', 'test'];
+const copied = ['package.json', 'tsconfig.json', 'vitest.config.ts', 'src', 'workers', 'test', 'native'];
 
 function say(line: string): void {
   process.stdout.write(`${line}\n`);
@@ -72,6 +72,17 @@ async function runTests(copy: string, databaseUrl: string, tests: readonly Mutat
   return { passed: count('passed'), failed: count('failed'), complaints, output };
 }
 
+/** Only where the addon is built: its sources are compiled anew with and without the safeguard. */
+function isNative({ file }: Mutation): boolean {
+  return file.startsWith('native/');
+}
+
+const hasNative = existsSync(join(checkout, 'native', 'build', 'Release', 'keyturn_native.node'));
+
+function compile(copy: string): void {
+  execFileSync('npm', ['run', '--silent', 'build:native'], { cwd: copy, stdio: ['ignore', 'ignore', 'inherit'] });
+}
+
 /** The mutated file; throws unless the text stands in it exactly once. */
 function mutate(copy: string, { file, text, replacement }: Mutation): { restore(): void } {
   const path = join(copy, file);
@@ -101,9 +112,11 @@ async function runAll(databaseUrl: string, chosen: readonly Mutation[]): Promise
     let survivors = 0;
     for (const mutation of chosen) {
       const { restore } = mutate(copy, mutation);
+      if (isNative(mutation)) compile(copy);
       const startedAt = performance.now();
       const verdict = await runTests(copy, databaseUrl, [mutation.test]);
       restore();
+      if (isNative(mutation)) compile(copy);
       // By an expectation of its own: a mutation that breaks a statement would be noticed by anything.
       const isNoticed =
         verdict.failed === 1 && verdict.complaints.every((complaint) => complaint.startsWith('AssertionError'));
@@ -122,7 +135,9 @@ async function runAll(databaseUrl: string, chosen: readonly Mutation[]): Promise
 }
 
 const [wanted = ''] = process.argv.slice(2);
-const chosen = mutations.filter(({ removes }) => removes.includes(wanted));
+const named = mutations.filter(({ removes }) => removes.includes(wanted));
+const chosen = named.filter((mutation) => hasNative || !isNative(mutation));
+if (chosen.length < named.length) say('left out: what is compiled, since the native path is not built');
 if (chosen.length === 0) throw new Error(`no mutation removes "${wanted}"`);
 const given = process.env['DATABASE_URL'];
 const server = given === undefined || given === '' ? await startEmbeddedPostgres() : undefined;

@@ -7,7 +7,7 @@ import { createValueKey } from '../../src/crypto/data-key.js';
 import { decodeArmour, encodeArmour, encodeHeader, headerOfKey, parseHeader } from '../../src/crypto/envelope.js';
 import { encodeRowKey, type RowKeyPart } from '../../src/crypto/row-key.js';
 import type { CellAddress, Storage } from '../../src/formats/format.js';
-import { keyturnFormat } from '../../src/formats/keyturn.js';
+import { cryptoPaths } from '../support/crypto-paths.js';
 
 const keys = algorithmNames.map((algorithm, index) =>
   createValueKey(
@@ -44,7 +44,7 @@ const cell: fc.Arbitrary<CellAddress> = fc.record({
 const key = fc.constantFrom(...keys);
 const storage: fc.Arbitrary<Storage> = fc.constantFrom('text', 'bytes');
 
-describe('format v1 for any input', () => {
+describe.each(cryptoPaths)('format v1 for any input [$path]', ({ format: keyturnFormat }) => {
   test('decrypting what was encrypted gives the plaintext, and its length was foretold (I8)', () => {
     // Sizes up to 64 KiB, with the small ones and the edges as likely as the rest.
     const plaintext = fc

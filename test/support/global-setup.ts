@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import type { TestProject } from 'vitest/node';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/embedded/postgres.js';
+import { describeCrypto, nativeAddon } from '../../src/crypto/native-addon.js';
 import { Secret } from '../../src/crypto/secret.js';
 import { migrateQueueSchema } from '../../src/queue/schema.js';
 import { migrate } from '../../src/store/schema.js';
@@ -42,6 +43,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     if (adminUrl === undefined) throw new Error('neither a given nor an embedded PostgreSQL');
     await checkDatabase(adminUrl);
     checkSoftHsm();
+    checkNativePath();
     project.provide('adminUrl', adminUrl);
     project.provide('migratedDatabase', await createMigratedDatabase(adminUrl, testRun));
     project.provide('redisUrl', await checkedRedisUrl(process.env.REDIS_URL || redis?.url));
@@ -100,6 +102,13 @@ function checkSoftHsm(): void {
   if (process.env.KEYTURN_REQUIRE_PKCS11 === '1')
     throw new Error(`KEYTURN_REQUIRE_PKCS11 is 1, but the tests on a PKCS#11 token cannot run: ${missing}`);
   process.stdout.write(`PKCS#11: the tests on a token are skipped (${missing})\n`);
+}
+
+function checkNativePath(): void {
+  if (nativeAddon !== undefined) return;
+  if (process.env.KEYTURN_REQUIRE_NATIVE === '1')
+    throw new Error(`KEYTURN_REQUIRE_NATIVE is 1, but values are encrypted through ${describeCrypto()}`);
+  process.stdout.write(`Cryptography: ${describeCrypto()}; its tests are skipped (npm run build:native)\n`);
 }
 
 async function checkedRedisUrl(url: string | undefined): Promise<string | undefined> {
