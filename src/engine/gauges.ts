@@ -40,7 +40,7 @@ export interface Look {
 }
 
 export interface Gauges {
-  /** Starts every source that is not out still, waits at most a second for them, and answers what is known of each. */
+  /** Starts every source that is not out still, one after another, waits at most a second for them, and answers what is known of each. */
   look(look: Look): Promise<readonly Gauge[]>;
   usualMs(): UsualMs;
   /** What sessions of others do; undefined where that cannot be seen. */
@@ -62,6 +62,8 @@ interface Watched {
 }
 
 const patienceMs = 1_000;
+/** All at once they would keep every processor of a small server from the application for a moment of each second. */
+const staggerMs = 60;
 /** Spread over half of the second between two looks, so that they meet slices as the application's statements do. */
 const canarySamples = 8;
 const canaryGapMs = 60;
@@ -85,7 +87,7 @@ export function openGauges(database: Database, usualMs: UsualMs = {}): Gauges {
         const timeout = setTimeout(resolve, patienceMs);
         timer.signal.addEventListener('abort', () => clearTimeout(timeout));
       });
-      await Promise.race([Promise.all(watched.map((one) => lookAt(one, look))), patience]);
+      await Promise.race([Promise.all(watched.map((one, at) => lookAt(one, look, at * staggerMs))), patience]);
       timer.abort();
       return watched.map((one) => gaugeOf(one, look.settings));
     },
@@ -94,10 +96,11 @@ export function openGauges(database: Database, usualMs: UsualMs = {}): Gauges {
   };
 }
 
-async function lookAt(one: Watched, look: Look): Promise<void> {
+async function lookAt(one: Watched, look: Look, afterMs: number): Promise<void> {
   if (one.isOut) return;
   one.isOut = true;
   try {
+    await delay(afterMs);
     const seen = await one.read(look, performance.now());
     one.last = seen;
     one.atMs = performance.now();

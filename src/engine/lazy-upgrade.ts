@@ -23,7 +23,7 @@ import { cellCodes, treatRows } from './treat-rows.js';
 /** Of one keyring, so that one whose rows wait leaves the others their room. */
 const maxQueued = 1_000;
 const maxRows = 200;
-const maxBytes = 2_000_000;
+const maxBytes = 1_000_000;
 const gatherMs = 250;
 /** How long a keyring found switched off is left alone before it is asked again. */
 const offMs = 5_000;

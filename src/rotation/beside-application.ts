@@ -1,6 +1,6 @@
 // How long workers rest beside an application that is at work. What a run does to the slowest of the application's statements
 // cannot be seen in time, least of all on a small server; so a run takes a known share of it from the beginning: while it
-// works a fifth of the time, four of five statements meet nothing of it. Where nobody else is at work, and in an emergency,
+// works a tenth of the time, nine of ten statements meet nothing of it. Where nobody else is at work, and in an emergency,
 // workers do not rest for this.
 
 export interface ApplicationWatch {
@@ -20,9 +20,9 @@ export function watchApplication(before: ApplicationWatch, active: readonly numb
 /** Mean of sessions executing something from which on an application counts as at work: forty statements of half a millisecond in a second. */
 const atWorkSessions = 0.02;
 /** Of the processors of the database server, for all workers together. */
-const shareOfCpus = 0.1;
+const shareOfCpus = 0.05;
 /** For each worker where the number of processors is not known. */
-const restWithoutCpus = 4;
+const restWithoutCpus = 9;
 
 export interface RestBeside {
   /** Rest per time of work. */

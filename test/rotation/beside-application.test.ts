@@ -8,10 +8,10 @@ const busy = watchApplication(noApplicationWatch, [0, 1, 0, 0, 1, 0, 0, 0]);
 const idle = watchApplication(noApplicationWatch, [0, 0, 0, 0, 0, 0, 0, 0]);
 
 describe('beside an application that is at work', () => {
-  test('a worker rests four times as long as it works, and says why', () => {
+  test('a worker rests nine times as long as it works, and says why', () => {
     expect(restBeside(busy, fleet)).toEqual({
-      nice: 4,
-      reason: 'the application is at work (0.25 active sessions); workers rest 4 times as long as they work',
+      nice: 9,
+      reason: 'the application is at work (0.25 active sessions); workers rest 9 times as long as they work',
     });
   });
 
@@ -23,8 +23,8 @@ describe('beside an application that is at work', () => {
   test('what cannot be seen, or was not looked at yet, counts as at work', () => {
     for (const watch of [undefined, noApplicationWatch])
       expect(restBeside(watch, fleet)).toEqual({
-        nice: 4,
-        reason: 'whether the application is at work cannot be seen; workers rest 4 times as long as they work',
+        nice: 9,
+        reason: 'whether the application is at work cannot be seen; workers rest 9 times as long as they work',
       });
   });
 
@@ -34,13 +34,13 @@ describe('beside an application that is at work', () => {
     expect(restBeside(watchApplication(watch, [0, 0, 0, 0, 0, 0, 0, 0]), fleet)).toBeUndefined();
   });
 
-  test('all workers together work as much as a tenth of the processors would', () => {
+  test('all workers together work as much as a twentieth of the processors would', () => {
     fc.assert(
       fc.property(fc.nat(200), fc.integer({ min: 1, max: 256 }), (workers, cpus) => {
         const nice = restBeside(busy, { ...fleet, workers, cpus })?.nice ?? 0;
         const atWork = workers / (1 + nice);
-        expect(atWork).toBeLessThanOrEqual(cpus / 10 + 1e-9);
-        if (nice > 0 && workers > 0) expect(atWork).toBeCloseTo(cpus / 10, 6);
+        expect(atWork).toBeLessThanOrEqual(cpus / 20 + 1e-9);
+        if (nice > 0 && workers > 0) expect(atWork).toBeCloseTo(cpus / 20, 6);
       }),
     );
   });
