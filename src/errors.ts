@@ -55,6 +55,7 @@ export const errorKinds = {
   RUN_INCOMPLETE: 'corrupt',
   AUDIT_DAMAGED: 'corrupt',
   BACKUP_DAMAGED: 'corrupt',
+  BACKUP_INCOMPLETE: 'corrupt',
   KEY_NOT_HELD: 'unavailable',
   KEYRING_STALE: 'unavailable',
   ENCRYPTIONS_NOT_RESERVED: 'unavailable',

@@ -2,29 +2,19 @@
 // data keys open under every root key at hand, and nothing of a backup is believed over what does.
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
-import { createRootKey } from '../crypto/root-key.js';
 import { isKeyturnError, KeyturnError } from '../errors.js';
-import {
-  bytesOf,
-  damaged,
-  decodeBackup,
-  encodeBackup,
-  type BackupContents,
-  type DataKeyRow,
-  type KeyTables,
-} from '../keys/backup.js';
+import { bytesOf, encodeBackup, type BackupContents, type KeyTables } from '../keys/backup.js';
 import {
   demandRecipient,
   demandStrongPassphrase,
   generatePassphrase,
   lockBackup,
-  unlockBackup,
   type BackupLock,
   type BackupOpener,
 } from '../keys/backup-lock.js';
-import { during, nodeFileSystem, refuseExisting, writeDurably, type FileSystem } from '../keys/durable-file.js';
+import { nodeFileSystem, refuseExisting, writeDurably } from '../keys/durable-file.js';
 import { planRestore, type RestorePlan } from '../keys/merge-backup.js';
-import { matchRoots, shortFingerprintOf, type HeldRoots, type KnownRoot } from '../keys/open-keyring.js';
+import { matchRoots, shortFingerprintOf, type HeldRoots } from '../keys/open-keyring.js';
 import { planRootFiles, writeRootFiles } from '../keys/root-files.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import { findHead, writeAudit } from '../store/audit.js';
@@ -34,6 +24,14 @@ import { listRootUris } from '../store/keys.js';
 import { latestMigration, migrate, requireSchema } from '../store/schema.js';
 import { sealRecord } from './audit.js';
 import { filesOf, type ControlContext } from './context.js';
+import {
+  ignoreUnavailable,
+  knownRootsOf,
+  openAtHand,
+  openBackupFile,
+  openContents,
+  rootsOfBackup,
+} from './open-backup.js';
 import { placeTargets } from './place-targets.js';
 
 export { generatePassphrase, type BackupLock, type BackupOpener };
@@ -91,7 +89,7 @@ export async function createBackup(context: ControlContext, options: CreateOptio
   const { roots, exported } = await rootsFor(context, tables, options.includeRoots);
   const contents: BackupContents = { ...tables, rootKeyBytes: exported };
   const held = matchRoots(roots, knownRootsOf(contents));
-  const unopened = await verifyContents(contents, held);
+  const { unopened } = await openContents(contents, held);
   const plain = encodeBackup(contents);
   let locked: Buffer;
   try {
@@ -187,62 +185,6 @@ async function rootsFor(
   return { roots, exported };
 }
 
-/** Root keys of other machines are left out. */
-async function openAtHand(
-  context: ControlContext,
-  uris: readonly string[],
-  cluster: string,
-): Promise<readonly RootKey[]> {
-  const opened: RootKey[] = [];
-  for (const uri of new Set(uris)) {
-    opened.push(...((await context.openRoots([uri], cluster).catch(ignoreUnavailable)) ?? []));
-  }
-  return opened;
-}
-
-function ignoreUnavailable(error: unknown): undefined {
-  if (!isKeyturnError(error, 'ROOT_KEY_UNAVAILABLE')) throw error;
-}
-
-function knownRootsOf({ rootKeys }: Pick<KeyTables, 'rootKeys'>): readonly KnownRoot[] {
-  return rootKeys.map((row) => ({
-    id: row.id,
-    fingerprint: bytesOf(row.fingerprint),
-    verificationToken: bytesOf(row.verification_token),
-  }));
-}
-
-/**
- * Opens every wrap that a held root key should open; the unwrapping compares commitments. Answers the data keys that none
- * could be tried on. Throws BACKUP_DAMAGED, MASTER_KEY_MISMATCH.
- */
-async function verifyContents(contents: BackupContents, held: HeldRoots): Promise<readonly number[]> {
-  for (const { id, verificationToken } of knownRootsOf(contents)) {
-    if ((await held.get(id)?.opensToken(id, verificationToken)) === false)
-      throw damaged(`root key ${id} does not open its verification token`);
-  }
-  const unopened: number[] = [];
-  for (const key of contents.dataKeys) {
-    const tried = key.wraps.filter((wrap) => held.has(wrap.root_key_id));
-    for (const wrap of tried) {
-      try {
-        await held
-          .get(wrap.root_key_id)
-          ?.unwrap(wrap.root_key_id, identityOf(key, contents.cluster.id), bytesOf(key.commitment), bytesOf(wrap.blob));
-      } catch (error) {
-        if (!isKeyturnError(error, 'UNWRAP_FAILED')) throw error;
-        throw damaged(`data key ${key.id} does not open under root key ${wrap.root_key_id}`);
-      }
-    }
-    if (tried.length === 0 && key.state !== 'destroyed') unopened.push(key.id);
-  }
-  return unopened;
-}
-
-function identityOf(key: DataKeyRow, cluster: string): Parameters<RootKey['unwrap']>[1] {
-  return { id: key.id, algorithm: key.algorithm, purpose: key.purpose, cluster, scope: key.scope_id };
-}
-
 function backupRecordOf(
   contents: BackupContents,
   file: string,
@@ -293,21 +235,7 @@ function summaryOf(contents: BackupContents): BackupSummary {
 
 /** Opens the file, checks its hash and shows what is in it. Touches no database and writes nothing. */
 export async function inspectBackup(input: string, opener: BackupOpener): Promise<BackupSummary> {
-  return summaryOf((await openFile(input, opener, nodeFileSystem)).contents);
-}
-
-async function openFile(
-  input: string,
-  opener: BackupOpener,
-  files: FileSystem,
-): Promise<{ contents: BackupContents; locked: Buffer }> {
-  const locked = await during('reading', input, () => files.read(input));
-  const plain = await unlockBackup(locked, opener);
-  try {
-    return { contents: decodeBackup(plain), locked };
-  } finally {
-    plain.fill(0);
-  }
+  return summaryOf((await openBackupFile(input, opener, nodeFileSystem)).contents);
 }
 
 export interface RestoreOptions {
@@ -351,10 +279,10 @@ export async function restoreBackup(context: ControlContext, options: RestoreOpt
       '--roots-to writes the root keys, and without --apply nothing is written; add --apply, or leave --roots-to out',
     );
   const files = filesOf(context);
-  const { contents, locked } = await openFile(options.input, options.opener, files);
+  const { contents, locked } = await openBackupFile(options.input, options.opener, files);
   await context.reachPoint?.('restore.parse');
   const held = await rootsOfBackup(context, contents);
-  const unopened = await verifyContents(contents, held);
+  const { unopened } = await openContents(contents, held);
   const rootFiles =
     options.rootsTo === undefined ? [] : await planRootFiles(contents.rootKeyBytes, options.rootsTo, files);
   const hasSchema = await isMigrated(context);
@@ -444,24 +372,6 @@ function emptyTables(): KeyTables {
     targets: [],
     lastIds: { key: 0, auditKey: 0, rootKey: 0 },
   };
-}
-
-/** Those in the file, and those at hand that keyturn.yaml or the backup name. */
-async function rootsOfBackup(context: ControlContext, contents: BackupContents): Promise<HeldRoots> {
-  const cluster = contents.cluster.id;
-  const uris = [
-    ...context.config.keyrings.flatMap((keyring) => keyring.roots),
-    ...contents.keyrings.flatMap((keyring) => keyring.root_uris),
-  ];
-  const given = await openAtHand(context, uris, cluster);
-  const inFile = contents.rootKeyBytes.map(({ key }) => createRootKey(Buffer.from(key, 'hex'), cluster));
-  const known = knownRootsOf(contents);
-  if (given.length > 0 && matchRoots(given, known).size === 0)
-    throw new KeyturnError(
-      'MASTER_KEY_MISMATCH',
-      `MasterKeyMismatch: the keys of the backup are wrapped under root key ${known.map(({ fingerprint }) => shortFingerprintOf(fingerprint)).join(', ')}, the given root key is ${given.map((root) => root.shortFingerprint).join(', ')}; nothing was written; give the right root key, or none`,
-    );
-  return matchRoots([...given, ...inFile], known);
 }
 
 /** Who writes a file to a public recipient need not be who took the backups: what is here yields only to what opens. */

@@ -8,7 +8,7 @@ import { demandRandomLooking, parseHexKey } from '../keys/roots/key-bytes.js';
 import type { RootKey } from '../keys/roots/root-key.js';
 import { getClusterId } from '../store/keys.js';
 import { listRoots } from '../store/roots.js';
-import type { ControlContext } from './context.js';
+import { filesOf, type ControlContext } from './context.js';
 
 /**
  * Writes 64 hexadecimal digits to a new file of mode 0600; the same key in that file already is left as it is. Throws USAGE
@@ -46,7 +46,7 @@ export async function placeNewRootKey(context: ControlContext, to: string, given
         `the new key is root key ${known.id} already, which is in use at ${known.uri}; nothing was written; make a new one with: openssl rand -hex 32`,
         { rootId: known.id },
       );
-    await writeDurably({ path, content, force: false });
+    await writeDurably({ path, content, force: false }, filesOf(context));
   } finally {
     digits.fill(0);
     content.fill(0);

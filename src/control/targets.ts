@@ -5,12 +5,13 @@ import { KeyturnError } from '../errors.js';
 import { keyTitle } from '../keys/keyring.js';
 import type { ForeignColumn } from '../keys/key-store.js';
 import { targetTitle } from '../rotation/target.js';
-import { findTable } from '../store/catalog.js';
+import { findTable, type CatalogTable } from '../store/catalog.js';
 import { countByKey } from '../store/census.js';
-import type { Queryable } from '../store/database.js';
+import type { Database, Queryable } from '../store/database.js';
 import { getKeyring } from '../store/keys.js';
 import {
   bindingsLost,
+  findFormerTable,
   listRegistered,
   listTargets,
   placeOf,
@@ -115,7 +116,8 @@ export async function takeCensus(context: ControlContext, name: string | undefin
 
 /**
  * Points a registered target at a table of another name, or at a table created anew: the ids, and so the envelopes, stay.
- * `from` is the name the target was registered under, or its table's name now.
+ * `from` is the name the target was registered under, or its table's name now. Repeated after a failure it raises the fence
+ * that may be missing.
  */
 export async function renameTargetTo(
   context: ControlContext,
@@ -130,6 +132,33 @@ export async function renameTargetTo(
     throw new KeyturnError('TARGET_NOT_FOUND', `there is no table ${schema}.${table} to rename to`, { target: to });
   const registry = await listRegistered(database);
   const registered = await findRegistered(database, registry, from);
+  const renamed = registered ?? (await findRenamed(database, registry, from, found));
+  if (renamed === undefined)
+    throw new KeyturnError(
+      'TARGET_NOT_FOUND',
+      `there is no target "${from}"; known: ${registry.map(targetTitle).join(', ') || 'none'}`,
+      { target: from },
+    );
+  if (registered !== undefined) await pointAt(database, { registry, registered, found, from, to, reason });
+  await convergeFences(database, patienceOf(context));
+  const listing = (await listTargetListings(context)).find((target) => target.id === renamed.id);
+  if (listing === undefined)
+    throw new KeyturnError('TARGET_NOT_FOUND', `target ${to} vanished while it was renamed`, { target: to });
+  return listing;
+}
+
+interface Renaming {
+  readonly registry: readonly RegisteredTarget[];
+  readonly registered: RegisteredTarget;
+  readonly found: CatalogTable;
+  readonly from: string;
+  readonly to: string;
+  readonly reason: string | undefined;
+}
+
+/** One transaction. Throws TARGET_INVALID for a table that cannot stand in the registered one's place. */
+async function pointAt(database: Database, renaming: Renaming): Promise<void> {
+  const { registry, registered, found, from, to, reason } = renaming;
   const owner = registry.find((candidate) => candidate.tableOid === found.oid && candidate.id !== registered.id);
   if (owner !== undefined)
     throw new KeyturnError('TARGET_INVALID', `table ${to} is registered already as target ${targetTitle(owner)}`, {
@@ -167,28 +196,34 @@ export async function renameTargetTo(
       await renameColumn(client, registered, column, place, reason);
     }
   });
-  await convergeFences(database, patienceOf(context));
-  const listing = (await listTargetListings(context)).find((target) => target.id === registered.id);
-  if (listing === undefined)
-    throw new KeyturnError('TARGET_NOT_FOUND', `target ${to} vanished while it was renamed`, { target: to });
-  return listing;
 }
 
 async function findRegistered(
   database: Queryable,
   registry: readonly RegisteredTarget[],
   name: string,
-): Promise<RegisteredTarget> {
-  const wanted = name.includes('.') ? name : `public.${name}`;
+): Promise<RegisteredTarget | undefined> {
+  const wanted = titleOf(name);
   const byName = registry.find((candidate) => targetTitle(candidate) === wanted);
   if (byName !== undefined) return byName;
   for (const candidate of registry) {
     const table = await findTable(database, { oid: candidate.tableOid });
     if (table !== undefined && targetTitle(table) === wanted) return candidate;
   }
-  throw new KeyturnError(
-    'TARGET_NOT_FOUND',
-    `there is no target "${name}"; known: ${registry.map(targetTitle).join(', ') || 'none'}`,
-    { target: name },
-  );
+  return undefined;
+}
+
+/** The target that an earlier attempt of the same command has brought there. */
+async function findRenamed(
+  database: Queryable,
+  registry: readonly RegisteredTarget[],
+  from: string,
+  found: CatalogTable,
+): Promise<RegisteredTarget | undefined> {
+  const there = registry.find(({ tableOid }) => tableOid === found.oid);
+  return there !== undefined && (await findFormerTable(database, there)) === titleOf(from) ? there : undefined;
+}
+
+function titleOf(name: string): string {
+  return name.includes('.') ? name : `public.${name}`;
 }

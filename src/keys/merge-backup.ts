@@ -16,7 +16,7 @@ import {
 
 /** Throws BACKUP_REFUSED for a backup of another cluster, and where equal ids stand for different things. */
 export function mergeKeyTables(current: KeyTables, backup: KeyTables): KeyTables {
-  refuseOtherCluster(current, backup);
+  refuseOtherCluster(current.cluster?.id, backup.cluster?.id);
   if (current.schema !== backup.schema)
     throw refusedBecause(
       `it was taken of control schema ${backup.schema} and this is ${current.schema}; restore it with the program that wrote it, then upgrade`,
@@ -38,10 +38,11 @@ export function mergeKeyTables(current: KeyTables, backup: KeyTables): KeyTables
   };
 }
 
-function refuseOtherCluster(current: KeyTables, backup: KeyTables): void {
-  if (current.cluster === null || current.cluster.id === backup.cluster?.id) return;
+/** Throws BACKUP_REFUSED; `current` is undefined for a database that has no cluster yet. */
+export function refuseOtherCluster(current: string | undefined, backup: string | undefined): void {
+  if (current === undefined || current === backup) return;
   throw refusedBecause(
-    `it is of cluster ${backup.cluster?.id ?? 'none'} and this database is cluster ${current.cluster.id}, whose keys are other keys`,
+    `it is of cluster ${backup ?? 'none'} and this database is cluster ${current}, whose keys are other keys`,
   );
 }
 

@@ -18,6 +18,13 @@ export interface KeyRange {
 
 export interface CellStore {
   readRange(client: Queryable, range: KeyRange, limit: number, scope: string | undefined): Promise<readonly CellRow[]>;
+  /** Any rows for which `condition` holds, SQL over a row `t` that takes `parameters`. */
+  readSome(
+    client: Queryable,
+    condition: string,
+    parameters: readonly unknown[],
+    limit: number,
+  ): Promise<readonly CellRow[]>;
   readRows(client: Queryable, keys: readonly RowKey[]): Promise<readonly CellRow[]>;
   /** The same, of the first rows that together hold `maxBytes`, one at least; `left`: the keys that were not looked at. */
   readRowsUpTo(
@@ -122,6 +129,12 @@ export function createCellStore(target: Target): CellStore {
     async readRange(client, range, limit, scope) {
       const { parameters } = where(range, scope);
       const { rows } = await client.query(`${rangeStatement(range, scope)} LIMIT ${limit}`, parameters);
+      return rows.map(rowOf);
+    },
+    async readSome(client, condition, parameters, limit) {
+      const { rows } = await client.query(`${rowSelect} FROM ${table} t WHERE ${condition} LIMIT ${limit}`, [
+        ...parameters,
+      ]);
       return rows.map(rowOf);
     },
     async readRows(client, keys) {

@@ -18,6 +18,31 @@ export interface KeyCount {
   readonly cells: number;
 }
 
+export interface HeaderCount {
+  /** As `Format.sqlHeader` gives it. */
+  readonly header: Stored;
+  readonly keyId: KeyId | undefined;
+  readonly cells: number;
+}
+
+/** Of one column, the number of cells per header. One key has one; what is damaged or of another cluster has others. */
+export async function countByHeader(
+  database: Queryable,
+  target: Target,
+  column: TargetColumn,
+  format: Format,
+): Promise<readonly HeaderCount[]> {
+  const cell = cellExpression(column);
+  const { rows } = await database.query(
+    `SELECT ${format.sqlHeader(cell, storage(column))}, count(*) FROM ${tableName(target)} t WHERE ${cell} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC`,
+  );
+  return rows.map(([header, cells]) => ({
+    header: header as Stored,
+    keyId: format.keyOfHeader(header as Stored),
+    cells: Number(cells),
+  }));
+}
+
 /** Per column and key, the number of cells. */
 export async function countByKey(
   database: Queryable,
@@ -26,16 +51,9 @@ export async function countByKey(
 ): Promise<readonly KeyCount[]> {
   const counts: KeyCount[] = [];
   for (const column of target.columns) {
-    const format = formatOf(target, column);
-    const cell = cellExpression(column);
-    const { rows } = await database.query(
-      `SELECT ${format.sqlHeader(cell, storage(column))}, count(*) FROM ${tableName(target)} t WHERE ${cell} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC`,
-    );
     const byKey = new Map<KeyId | undefined, number>();
-    for (const [header, cells] of rows) {
-      const keyId = format.keyOfHeader(header as Stored);
-      byKey.set(keyId, (byKey.get(keyId) ?? 0) + Number(cells));
-    }
+    for (const { keyId, cells } of await countByHeader(database, target, column, formatOf(target, column)))
+      byKey.set(keyId, (byKey.get(keyId) ?? 0) + cells);
     for (const [keyId, cells] of byKey) counts.push({ target: targetTitle(target), column: column.name, keyId, cells });
   }
   return counts;

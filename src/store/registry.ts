@@ -376,6 +376,18 @@ export async function renameTarget(
   });
 }
 
+/** `schema.table` before the last rename that was recorded; undefined where there was none. */
+export async function findFormerTable(
+  database: Queryable,
+  target: Pick<RegisteredTarget, 'id'>,
+): Promise<string | undefined> {
+  const { rows } = await database.query(
+    `SELECT before::jsonb ->> 'table' FROM keyturn.audit WHERE action = 'target.rename' AND object = $1 ORDER BY id DESC LIMIT 1`,
+    [`target ${target.id}`],
+  );
+  return rows[0] === undefined ? undefined : String(rows[0][0]);
+}
+
 export async function renameColumn(
   client: Queryable,
   target: RegisteredTarget,

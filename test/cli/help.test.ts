@@ -15,6 +15,7 @@ test('the commands of this release are these and no others', () => {
       'backup create',
       'backup inspect',
       'backup restore',
+      'backup verify',
       'demo',
       'doctor',
       'init',

@@ -189,6 +189,30 @@ describe('keyturn backup', () => {
     }
   });
 
+  test('verifies with the keys of the file alone, prints what it opened of each key, and ends with 6 where one is missing', async () => {
+    const store = async (id: number): Promise<void> => {
+      const application = await shop.open();
+      const email = await application.column('customer', 'email').encrypt({ pk: id, scope: 'a' }, `Ada ${id}`);
+      await shop.query(`INSERT INTO customer (id, tenant_id, email) VALUES ($1, 'a', $2)`, [id, email]);
+      await application.close();
+    };
+    await store(1);
+    await keyturn.run('backup', 'create', '--output', file('verified.age'), '--recipient', recipient);
+    const args = ['backup', 'verify', file('verified.age'), '--identity', file('identity')];
+    const good = await keyturn.run(...args);
+    expect(good.code).toBe(0);
+    expect(good.stdout).toMatch(/opened with a root key at hand\n +key .*\n +customers v1 \(id 1\) +active +1 +1 +1\n/);
+    // Two rotations: the first takes the standby that is in the backup.
+    for (let times = 0; times < 2; times++) await keyturn.run('key', 'rotate');
+    await store(2);
+    const short = await keyturn.json(...args);
+    expect(short).toMatchObject({ code: 6, object: { missing_keys: [{ key_id: 3, cells: 1 }], failures: [] } });
+    expect(short.stderr).toContain('values name key 3, which it lacks');
+    expect((await keyturn.run(...args)).stdout).toContain('key 3 is not in the backup; values that name it: 1');
+    await keyturn.run('backup', 'create', '--output', file('verified.age'), '--force', '--recipient', recipient);
+    expect(await keyturn.run(...args)).toMatchObject({ code: 0 });
+  });
+
   test('says after a rotation that the new key is in no backup, and the status says so until there is one', async () => {
     const rotated = await keyturn.run('key', 'rotate');
     expect(rotated.stdout).toMatch(/backup +not whole: key \d+ is in none; run: keyturn backup create/);

@@ -36,6 +36,8 @@ const line = (words: string, works: readonly RoleName[], given?: () => Promise<u
 const everybody: readonly RoleName[] = roleNames;
 const seeing: readonly RoleName[] = ['auditor', 'worker', 'owner'];
 const working: readonly RoleName[] = ['worker', 'owner'];
+/** Those that may read values. */
+const reading: readonly RoleName[] = ['app', 'worker', 'owner'];
 const owner: readonly RoleName[] = ['owner'];
 
 const file = '--input FOLDER/owner.age --identity FOLDER/identity';
@@ -86,6 +88,7 @@ const lines: readonly Line[] = [
   line('root rotate --to env:KEYTURN_ROOT_KEY', owner),
   line('backup create --output FOLDER/ROLE.age --recipient RECIPIENT', owner),
   line(`backup inspect ${file}`, everybody),
+  line(`backup verify ${file.replace('--input ', '')}`, reading),
   line(`backup restore ${file}`, owner),
   line(`backup restore ${file} --apply`, owner),
   line('audit list', seeing),

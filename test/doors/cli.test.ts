@@ -272,6 +272,10 @@ describe('--json', () => {
       unopened_keys: [],
     });
     expect(await tell('backup inspect', ...opened)).toMatchObject({ targets: ['public.customer'] });
+    expect(await tell('backup verify', String(backup), '--identity', String(identityFile))).toMatchObject({
+      missing_keys: [],
+      failures: [],
+    });
     expect(await tell('backup restore', ...opened)).toMatchObject({ applied: false, keys_added: [] });
     await database.pool.query(
       `INSERT INTO keyturn.batch (run_id, pass, target_id, kind) SELECT 1, 1, id, 'reencrypt' FROM keyturn.target`,

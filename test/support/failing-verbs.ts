@@ -27,10 +27,12 @@ export interface FailingVerb {
   look(shop: Shop, about: string): Promise<string>;
   /** What may stand after a failure, in the order in which it comes about; the last is where the verb ends. */
   readonly stages: readonly string[];
+  /** Repeated after its end it is to succeed and to change nothing. */
+  readonly isRepeatable?: boolean;
 }
 
 /** The keys that play a part: since the one that was active when the verb began. */
-async function keysSince(shop: Shop, firstId: string): Promise<string> {
+export async function keysSince(shop: Shop, firstId: string): Promise<string> {
   const rows = await shop.query(
     `SELECT state || CASE WHEN compromised THEN '!' ELSE '' END || CASE WHEN ordered_at IS NOT NULL AND state = 'staged' THEN ' (ordered)' ELSE '' END
        || CASE WHEN (SELECT count(*) FROM keyturn.data_key_wrap w WHERE w.data_key_id = k.id) = (state <> 'destroyed')::int THEN '' ELSE ' (wraps)' END AS words
@@ -41,7 +43,7 @@ async function keysSince(shop: Shop, firstId: string): Promise<string> {
   return rows.map(({ words }) => String(words)).join(', ');
 }
 
-async function activeId(shop: Shop): Promise<string> {
+export async function activeId(shop: Shop): Promise<string> {
   const [row] = await shop.query(
     `SELECT id FROM keyturn.data_key WHERE state = 'active' AND keyring_id = (SELECT id FROM keyturn.keyring WHERE name = 'customers')`,
   );
@@ -58,12 +60,17 @@ async function withoutStandby(shop: Shop): Promise<string> {
   return activeId(shop);
 }
 
-async function withStandby(shop: Shop): Promise<string> {
+export async function withStandby(shop: Shop): Promise<string> {
   await stageKey(shop.control.context, 'customers', 'test');
   return activeId(shop);
 }
 
-const turned = ['active, staged', 'active, staged (ordered)', 'decrypt_only, active', 'decrypt_only, active, staged'];
+export const turned = [
+  'active, staged',
+  'active, staged (ordered)',
+  'decrypt_only, active',
+  'decrypt_only, active, staged',
+];
 
 export const failingVerbs: readonly FailingVerb[] = [
   {
@@ -143,7 +150,7 @@ export const failingVerbs: readonly FailingVerb[] = [
 /** Answers how many statements there were to fail. */
 export async function failStatements(
   shop: Shop,
-  { prepare, run, look, stages }: FailingVerb,
+  { prepare, run, look, stages, isRepeatable = false }: FailingVerb,
   { from, step }: FailingStatements,
 ): Promise<number> {
   const { context } = shop.control;
@@ -157,9 +164,9 @@ export async function failStatements(
     expect({ nth, end }).toEqual({ nth, end: isOver ? 'done' : 'DATABASE_UNAVAILABLE' });
     const left = await look(shop, about);
     expect(isOver ? [stages.at(-1)] : stages).toContain(left);
-    if (isOver) return asked();
     // What has come to its end, or was forgotten, is not asked for again.
-    if (left !== stages.at(-1)) await finish(shop, { run, look, stages }, about, left);
+    if (left !== stages.at(-1) || isRepeatable) await finish(shop, { run, look, stages }, about, left);
+    if (isOver) return asked();
   }
 }
 

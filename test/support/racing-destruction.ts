@@ -97,7 +97,7 @@ async function raceOnce(race: Race, seed: number, ends: RaceEnds): Promise<void>
     await operator.end;
   } finally {
     // All at once: one may be waiting for a lock that another holds until it has committed.
-    await Promise.all(clients.map((client) => client.query('COMMIT').catch(() => undefined)));
+    await Promise.all(writers.map((writer) => writer.end()));
     await Promise.all(clients.map((client) => client.end()));
   }
   const [row] = await shop.query(
@@ -114,7 +114,12 @@ async function raceOnce(race: Race, seed: number, ends: RaceEnds): Promise<void>
 }
 
 /** Begins, writes values under the old key in several ways, ends; now and then takes the fence away and puts it back. */
-function writerOf(client: pg.Client, envelope: string, random: (below: number) => number, ends: RaceEnds): Actor {
+function writerOf(
+  client: pg.Client,
+  envelope: string,
+  random: (below: number) => number,
+  ends: RaceEnds,
+): Actor & { end(): Promise<void> } {
   let isOpen = false;
   let rows = 0;
   const writes = [
@@ -150,15 +155,17 @@ function writerOf(client: pg.Client, envelope: string, random: (below: number) =
     isOpen = false;
     return random(4) === 0 ? send('ROLLBACK') : send(random(3) === 0 ? 'DELETE FROM customer; COMMIT' : 'COMMIT');
   };
-  const actor: Actor = {
+  let sent: Promise<void> = Promise.resolve();
+  const actor = {
     isBusy: false,
     isOver: false,
     move() {
       actor.isBusy = true;
-      void next().finally(() => {
+      sent = next().finally(() => {
         actor.isBusy = false;
       });
     },
+    end: () => sent.then(() => send('COMMIT')),
   };
   return actor;
 }

@@ -1,4 +1,4 @@
-// backup create, inspect, restore: everything about keys in one locked file, and back.
+// backup create, inspect, verify, restore: everything about keys in one locked file, and back.
 import { Option, type Command } from 'commander';
 import {
   createBackup,
@@ -11,6 +11,7 @@ import {
   type CreatedBackup,
   type RestoreReport,
 } from '../../control/backups.js';
+import { refuseUnlessOpened, verifyBackup, type BackupVerification } from '../../control/verify-backup.js';
 import {
   readIdentityFile,
   readPassphraseDescriptor,
@@ -42,12 +43,15 @@ interface CreateOptions extends PassphraseOptions {
 }
 
 interface OpenOptions extends PassphraseOptions {
-  readonly input: string;
   readonly identity?: string;
   readonly json?: true;
 }
 
-interface RestoreOptions extends OpenOptions {
+interface InputOptions extends OpenOptions {
+  readonly input: string;
+}
+
+interface RestoreOptions extends InputOptions {
   readonly apply?: true;
   readonly rootsTo?: string;
   readonly reason?: string;
@@ -97,11 +101,11 @@ export function addBackupCommands(program: Command, cli: Cli): void {
   );
 
   teach(
-    openedBy(backup.command('inspect').description('Open a backup, check it and show what is in it, without secrets.'))
+    fromInput(backup.command('inspect').description('Open a backup, check it and show what is in it, without secrets.'))
       .option('--json', 'print one JSON object')
-      .action((options: OpenOptions) =>
+      .action((options: InputOptions) =>
         cli.runAlone({ isJson: options.json }, async (output) => {
-          const summary = await inspectBackup(options.input, await openerFor(cli.surroundings, options));
+          const summary = await inspectBackup(options.input, await openerFor(cli.surroundings, options.input, options));
           output.report(summary, () => summaryLines(summary, output));
         }),
       ),
@@ -113,7 +117,30 @@ export function addBackupCommands(program: Command, cli: Cli): void {
   );
 
   teach(
-    openedBy(backup.command('restore').description('Say what restoring a backup would change; with --apply, do it.'))
+    openedBy(
+      backup
+        .command('verify')
+        .description('Decrypt some values of every column with the keys of a backup and no others.')
+        .argument('<file>', 'the backup'),
+    )
+      .option('--json', 'print one JSON object')
+      .action((file: string, options: OpenOptions) => runVerify(cli, file, options)),
+    {
+      changes:
+        'nothing. Counts the values of every registered column by the key that they name, in one pass over the table, and decrypts up to 20 under each. A backup that carries root keys is opened with those alone, any other with the root key at hand.',
+      examples: [['keyturn backup verify keys.age', 'would it bring back what is stored now?']],
+      exits: {
+        4: 'another cluster, or a passphrase that does not open it',
+        5: 'this database login may not read the tables',
+        6: 'values name a key that is not in it, did not open, or the file is damaged',
+        7: 'the database cannot be reached, or there is no root key to try',
+        8: 'wrong root key',
+      },
+    },
+  );
+
+  teach(
+    fromInput(backup.command('restore').description('Say what restoring a backup would change; with --apply, do it.'))
       .addOption(new Option('--dry-run', 'change nothing; as without --apply').conflicts('apply'))
       .option('--apply', 'merge it into this database')
       .addOption(
@@ -148,14 +175,16 @@ function lockedBy(command: Command): Command {
 }
 
 function openedBy(command: Command): Command {
-  return lockedBy(command)
-    .requiredOption('--input <file>', 'the backup')
-    .addOption(
-      new Option('--identity <file>', 'age identity file of a recipient, where it was locked to one').conflicts([
-        'passphraseFile',
-        'passphraseFd',
-      ]),
-    );
+  return lockedBy(command).addOption(
+    new Option('--identity <file>', 'age identity file of a recipient, where it was locked to one').conflicts([
+      'passphraseFile',
+      'passphraseFd',
+    ]),
+  );
+}
+
+function fromInput(command: Command): Command {
+  return openedBy(command.requiredOption('--input <file>', 'the backup'));
 }
 
 function passphraseFrom(options: PassphraseOptions): ReturnType<typeof typedPassphrase> | undefined {
@@ -163,12 +192,12 @@ function passphraseFrom(options: PassphraseOptions): ReturnType<typeof typedPass
   return options.passphraseFd === undefined ? undefined : readPassphraseDescriptor(options.passphraseFd);
 }
 
-async function openerFor(surroundings: Surroundings, options: OpenOptions): Promise<BackupOpener> {
+async function openerFor(surroundings: Surroundings, input: string, options: OpenOptions): Promise<BackupOpener> {
   if (options.identity !== undefined) return { kind: 'identities', file: readIdentityFile(options.identity) };
   const given = passphraseFrom(options);
   return {
     kind: 'passphrase',
-    passphrase: given ?? typedPassphrase(await askSecret(surroundings, `passphrase of ${options.input}`)),
+    passphrase: given ?? typedPassphrase(await askSecret(surroundings, `passphrase of ${input}`)),
   };
 }
 
@@ -250,11 +279,50 @@ function summaryLines(summary: BackupSummary, output: Output): readonly string[]
   ];
 }
 
+function runVerify(cli: Cli, file: string, options: OpenOptions): Promise<void> {
+  return cli.run({ isJson: options.json, file: 'if there' }, async ({ context, output }) => {
+    const opener = await openerFor(cli.surroundings, file, options);
+    const report = await verifyBackup(context, { input: file, opener });
+    output.report(report, () => verificationLines(report, output));
+    refuseUnlessOpened(report);
+  });
+}
+
+function verificationLines(report: BackupVerification, output: Output): readonly string[] {
+  return [
+    `cluster ${report.cluster}, as of ${formatTime(report.taken_at)}; opened with ${report.has_root_keys ? 'the root keys in the file' : 'a root key at hand'}`,
+    ...tableLines(
+      ['key', 'state', 'values', 'tried', 'opened'],
+      report.keys.map((key) => [
+        key.key,
+        key.state,
+        formatCount(key.cells),
+        formatCount(key.values_tried),
+        key.is_opened ? formatCount(key.values_opened) : 'no root key at hand',
+      ]),
+    ),
+    ...report.missing_keys.map(({ key_id: id, cells }) =>
+      output.paint('bad', `key ${id} is not in the backup; values that name it: ${formatCount(cells)}`),
+    ),
+    ...report.missing_columns.map((title) =>
+      output.paint('bad', `column ${title} is not in the backup, and its values are bound to its id`),
+    ),
+    ...report.failures.map(({ target, field, key_id: id, cause, values }) =>
+      output.paint('bad', `${target}.${field}: ${countOf(values, 'value')} under key ${id} did not open (${cause})`),
+    ),
+    ...(report.cells_without_key === 0
+      ? []
+      : [
+          `${countOf(report.cells_without_key, 'value')} in another format, or no envelope: no key of a backup opens them`,
+        ]),
+  ];
+}
+
 function runRestore(cli: Cli, options: RestoreOptions): Promise<void> {
   return cli.run({ isJson: options.json, file: 'if there', anySchema: true }, async ({ context, output }) => {
     const report = await restoreBackup(context, {
       input: options.input,
-      opener: await openerFor(cli.surroundings, options),
+      opener: await openerFor(cli.surroundings, options.input, options),
       apply: options.apply === true,
       rootsTo: options.rootsTo,
       reason: options.reason,

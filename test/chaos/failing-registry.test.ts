@@ -1,0 +1,28 @@
+// Every statement of the verbs that change what is registered and how it is treated fails once.
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { retiredKey } from '../support/ending-keys.js';
+import { failingInit, failingRegistry, registryConfig, registryDdl } from '../support/failing-registry.js';
+import { failStatements } from '../support/failing-verbs.js';
+import { openShop, type Shop } from '../support/shop.js';
+
+let shop: Shop;
+beforeEach(async () => {
+  shop = await openShop({ config: registryConfig, ddl: registryDdl });
+  // So that there is a fence.
+  await retiredKey(shop);
+});
+afterEach(() => shop.close());
+
+test.each(failingRegistry)(
+  'I6 I10 whichever statement of $verb fails, it leaves before or after, and the repeated command ends well',
+  async (failing) => {
+    expect(await failStatements(shop, failing, { from: 1, step: 1 })).toBeGreaterThan(4);
+  },
+);
+
+// More than a hundred, most of which failing-statements.test.ts has for another keyring: every seventh, others each time.
+test('I6 I10 some failing statements of an init with another table leave before or after, and the repeated command ends well', async () => {
+  const from = 1 + Math.floor(Math.random() * 7);
+  process.stdout.write(`statements ${from}, ${from + 7}, … of init fail\n`);
+  expect(await failStatements(shop, failingInit, { from, step: 7 })).toBeGreaterThan(100);
+});
