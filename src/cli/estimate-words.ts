@@ -10,7 +10,11 @@ export function estimateLines(estimates: readonly TargetEstimate[]): readonly st
     `  ${estimate.target}: about ${formatCount(estimate.rows)} rows in ${secondsWords(estimate.seconds_low, estimate.seconds_high)} with ${countOf(estimate.workers, 'worker')}; ${describeBytes(estimate.wal_bytes_low)} to ${describeBytes(estimate.wal_bytes_high)} of WAL; grows by up to ${describeBytes(estimate.growth_bytes_high)} until vacuum has passed`,
     `    rests on ${estimate.basis}`,
   ]);
-  return [...lines, '  How much disk is free cannot be seen from SQL: look at the server before you begin.'];
+  return [
+    ...lines,
+    '  The longer time is beside an application that is at work all the while: a run gives way to it.',
+    '  How much disk is free cannot be seen from SQL: look at the server before you begin.',
+  ];
 }
 
 /** `null`: there was no dry run. */

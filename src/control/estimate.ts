@@ -3,6 +3,7 @@
 import { measureSample } from '../engine/measure-sample.js';
 import type { Finding } from '../engine/preflight.js';
 import { isKeyturnError } from '../errors.js';
+import { restBeside } from '../rotation/beside-application.js';
 import { estimateRun, overHours, type Estimate, type EstimateInput, type Range } from '../rotation/estimate.js';
 import { noLimits, type RunLimits } from '../rotation/limits.js';
 import { targetTitle, type Target } from '../rotation/target.js';
@@ -10,6 +11,7 @@ import { createCellStore } from '../store/cells.js';
 import { checkpointSeconds, findWriteCosts, listTried, readShape, type MeasuredCosts } from '../store/estimates.js';
 import { getKeyring, getKeyringById } from '../store/keys.js';
 import { listMembers } from '../store/members.js';
+import { readPaceSettings } from '../store/pace-settings.js';
 import { listTargets } from '../store/registry.js';
 import { getRun, type Run } from '../store/runs.js';
 import type { ControlContext } from './context.js';
@@ -160,8 +162,10 @@ async function estimateOf(
     Pick<EstimateInput, 'rowsToVisit' | 'rowsToMove' | 'workers' | 'limits'> & { readonly tableRows: number },
 ): Promise<EstimatedTarget> {
   const { tableRows, basis, ...input } = given;
+  const { cpus } = await readPaceSettings(database);
   const estimate = estimateRun({
     ...input,
+    rest: restBeside(undefined, { workers: input.workers, cpus, isEmergency: false })?.nice ?? 0,
     shape: await readShape(database, target.tableOid, tableRows),
     checkpointSeconds: await checkpointSeconds(database),
   });

@@ -42,6 +42,8 @@ export interface EstimateInput {
   readonly costs: RowCosts;
   /** That are live. */
   readonly workers: number;
+  /** Rest per time of work that pacing demands beside an application at work (beside-application.ts). */
+  readonly rest: number;
   readonly limits: Omit<RunLimits, 'hours'>;
   /** `checkpoint_timeout` of the server. */
   readonly checkpointSeconds: number;
@@ -69,8 +71,11 @@ export function estimateRun(input: EstimateInput): Estimate {
   };
 }
 
-/** Reading and reencrypting go on while the slice before is written, wholly at best and not at all at worst. */
-function estimateSeconds({ rowsToVisit, rowsToMove, costs, workers, limits }: EstimateInput): Range {
+/**
+ * At best nobody else is at work, and reading and reencrypting go on wholly while the slice before is written. At worst an
+ * application is at work all the time, and nothing overlaps.
+ */
+function estimateSeconds({ rowsToVisit, rowsToMove, costs, workers, rest, limits }: EstimateInput): Range {
   const { readMs, cryptoMs, writeMs } = costs;
   const prepareMs = readMs + cryptoMs;
   const write: Range =
@@ -79,7 +84,7 @@ function estimateSeconds({ rowsToVisit, rowsToMove, costs, workers, limits }: Es
       : { low: writeMs, high: writeMs * writeSlack };
   const scanMs = rowsToVisit * readMs;
   const low = rowsToMove * Math.max(prepareMs, write.low);
-  const high = rowsToMove * (prepareMs + write.high) + scanMs;
+  const high = (rowsToMove * (prepareMs + write.high) + scanMs) * (1 + rest);
   const atWork = Math.min(workers, batchesAllowed({ ...limits, hours: undefined }));
   const allowedSeconds = limits.rowsPerSecond === undefined ? 0 : (2 * rowsToVisit) / limits.rowsPerSecond;
   return {

@@ -10,6 +10,7 @@ const input: EstimateInput = {
   rowsToMove: 100_000,
   costs: { readMs: 0.01, cryptoMs: 0.02, writeMs: 0.05 },
   workers: 1,
+  rest: 0,
   limits: noLimits,
   checkpointSeconds: 300,
 };
@@ -22,6 +23,12 @@ test('an estimate spans from all work overlapping to none of it, and the second 
   expect(seconds.low).toBeCloseTo(0.5 + 5, 5);
   expect(seconds.high).toBeCloseTo(5 + 3 + 7.5 + 1, 5);
   expect(growthBytes).toEqual({ low: 0, high: 24_000_000 });
+});
+
+test('at worst the rest beside an application at work is taken all the while, at best never', () => {
+  const { seconds } = estimateRun({ ...input, rest: 9 });
+  expect(seconds.low).toBeCloseTo(0.5 + 5, 5);
+  expect(seconds.high).toBeCloseTo(5 + 10 * (3 + 7.5 + 1), 5);
 });
 
 test('a write that was never measured makes the range wider', () => {
@@ -74,6 +81,7 @@ test('low never passes high, more rows never take less, and more workers never t
     rowsToMove: fc.nat(1_000_000),
     costs: fc.record({ readMs: cost, cryptoMs: cost, writeMs: fc.option(cost, { nil: undefined }) }),
     workers: fc.integer({ min: 1, max: 64 }),
+    rest: fc.double({ min: 0, max: 50, noNaN: true }),
     limits: fc.record({
       rowsPerSecond: fc.option(fc.integer({ min: 1, max: 1_000_000 }), { nil: undefined }),
       workers: fc.option(fc.integer({ min: 1, max: 64 }), { nil: undefined }),
