@@ -198,7 +198,7 @@ describe('keyturn backup', () => {
     };
     await store(1);
     await keyturn.run('backup', 'create', '--output', file('verified.age'), '--recipient', recipient);
-    const args = ['backup', 'verify', file('verified.age'), '--identity', file('identity')];
+    const args = ['backup', 'verify', '--input', file('verified.age'), '--identity', file('identity')];
     const good = await keyturn.run(...args);
     expect(good.code).toBe(0);
     expect(good.stdout).toMatch(/opened with a root key at hand\n +key .*\n +customers v1 \(id 1\) +active +1 +1 +1\n/);

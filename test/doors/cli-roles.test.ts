@@ -88,7 +88,7 @@ const lines: readonly Line[] = [
   line('root rotate --to env:KEYTURN_ROOT_KEY', owner),
   line('backup create --output FOLDER/ROLE.age --recipient RECIPIENT', owner),
   line(`backup inspect ${file}`, everybody),
-  line(`backup verify ${file.replace('--input ', '')}`, reading),
+  line(`backup verify ${file}`, reading),
   line(`backup restore ${file}`, owner),
   line(`backup restore ${file} --apply`, owner),
   line('audit list', seeing),

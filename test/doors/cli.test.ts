@@ -272,7 +272,7 @@ describe('--json', () => {
       unopened_keys: [],
     });
     expect(await tell('backup inspect', ...opened)).toMatchObject({ targets: ['public.customer'] });
-    expect(await tell('backup verify', String(backup), '--identity', String(identityFile))).toMatchObject({
+    expect(await tell('backup verify', ...opened)).toMatchObject({
       missing_keys: [],
       failures: [],
     });

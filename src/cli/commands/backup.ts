@@ -117,18 +117,17 @@ export function addBackupCommands(program: Command, cli: Cli): void {
   );
 
   teach(
-    openedBy(
+    fromInput(
       backup
         .command('verify')
-        .description('Decrypt some values of every column with the keys of a backup and no others.')
-        .argument('<file>', 'the backup'),
+        .description('Decrypt some values of every column with the keys of a backup and no others.'),
     )
       .option('--json', 'print one JSON object')
-      .action((file: string, options: OpenOptions) => runVerify(cli, file, options)),
+      .action((options: InputOptions) => runVerify(cli, options)),
     {
       changes:
         'nothing. Counts the values of every registered column by the key that they name, in one pass over the table, and decrypts up to 20 under each. A backup that carries root keys is opened with those alone, any other with the root key at hand.',
-      examples: [['keyturn backup verify keys.age', 'would it bring back what is stored now?']],
+      examples: [['keyturn backup verify --input keys.age', 'would it bring back what is stored now?']],
       exits: {
         4: 'another cluster, or a passphrase that does not open it',
         5: 'this database login may not read the tables',
@@ -279,10 +278,10 @@ function summaryLines(summary: BackupSummary, output: Output): readonly string[]
   ];
 }
 
-function runVerify(cli: Cli, file: string, options: OpenOptions): Promise<void> {
+function runVerify(cli: Cli, options: InputOptions): Promise<void> {
   return cli.run({ isJson: options.json, file: 'if there' }, async ({ context, output }) => {
-    const opener = await openerFor(cli.surroundings, file, options);
-    const report = await verifyBackup(context, { input: file, opener });
+    const opener = await openerFor(cli.surroundings, options.input, options);
+    const report = await verifyBackup(context, { input: options.input, opener });
     output.report(report, () => verificationLines(report, output));
     refuseUnlessOpened(report);
   });
