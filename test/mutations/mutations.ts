@@ -89,7 +89,7 @@ export const mutations: readonly Mutation[] = [
     replacement: 'areSame[index] = again.equals(plaintext) || true;',
     test: {
       file: 'test/codec.test.ts',
-      name: 'a replacement that does not decrypt to the plaintext it came from is not written',
+      name: "['node:crypto'] reencrypting a replacement that does not decrypt to the plaintext it came from is not written",
     },
   },
   {

@@ -159,7 +159,7 @@ async function move(stage: Stage, people: People): Promise<Moved> {
     scope: undefined,
     deep: false,
     // At default pace a run would rest nine tenths of the time beside these applications; at full pace they meet it more often.
-    isEmergency: true,
+    steering: { isEmergency: true },
     reason,
   });
   narrator.note(`run ${run.id} is an emergency run: it does not rest beside the application`);
