@@ -16,6 +16,8 @@ const rounds = Number(process.env['BENCH_ROUNDS'] ?? 5);
 const windowMs = Number(process.env['BENCH_WINDOW_MS'] ?? 8_000);
 /** After a change of phase, before its window begins: caches, the pace and the dispatched batches settle. */
 const settleMs = 2_000;
+/** In its first ten seconds a move does not give way (docs/pacing.md): what is measured is what comes after. */
+const graceMs = 12_000;
 
 const paces = ['default pace', 'unpaced'] as const;
 type Pace = (typeof paces)[number];
@@ -90,6 +92,7 @@ async function measure(target: Bench, application: Application, pace: Pace): Pro
     run = await goOn(target, run);
     const from = await moved(target);
     await waitFor(async () => (await moved(target)) > from);
+    if (round === 0) await delay(graceMs);
     measured.push({ without, with: await measureWindow() });
     const { state } = await showRun(context, run);
     if (state !== 'running')

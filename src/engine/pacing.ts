@@ -16,6 +16,10 @@ import { openGauges, type Gauges, type UsualMs } from './gauges.js';
 const lookMs = 1_000;
 /** Where no run works there is nothing to slow down; what is usual is still worth knowing, with every third look. */
 const idleLooks = 3;
+/** What is over in ten seconds is over before anybody has noticed it: only a longer move gives way to the application. */
+const graceLooks = 10;
+/** So long without any run that the next one is a move of its own. */
+const restLooks = 300;
 
 export interface PacingOptions {
   /** A pool of its own. */
@@ -45,6 +49,7 @@ export function startPacing({ database, leadership, onTrouble }: PacingOptions):
   const stopping = new AbortController();
   let term: Term | undefined;
   let idle = 0;
+  let moving = 0;
 
   async function look(): Promise<void> {
     const lead = leadership();
@@ -57,13 +62,16 @@ export function startPacing({ database, leadership, onTrouble }: PacingOptions):
     idle = fleet.isWorking ? 0 : idle + 1;
     if (idle > 0 && idle % idleLooks !== 1) return;
     const isMoving = fleet.isWorking && term.state.target !== 0;
+    if (isMoving) moving++;
+    else if (idle >= restLooks) moving = 0;
     const settings = await readPaceSettings(database);
     const gauges = await term.gauges.look({
       settings,
       isMoving,
       paceChanges: term.paceChanges,
     });
-    const beside = isMoving ? restBeside(term.gauges.application(), { ...fleet, cpus: settings.cpus }) : undefined;
+    const givesWay = isMoving && moving > graceLooks;
+    const beside = givesWay ? restBeside(term.gauges.application(), { ...fleet, cpus: settings.cpus }) : undefined;
     const decision = decidePace(term.state, { gauges, ...fleet, isMoving, beside }, performance.now());
     const change = `${decision.targetWorkers} ${decision.nice}`;
     if (term.pace !== change) term.paceChanges++;

@@ -83,12 +83,11 @@ describe('a shop whose key was rotated', () => {
     expect(await appImage()).toEqual(before);
 
     const moving = keyturn.start(['reencrypt', '--local', '2']);
-    await until(async () => moving.stderr().includes('waiting to begin'), {
-      what: 'the run to be ordered',
-      deadlineMs: 30_000,
-    });
-    const running = execFileSync('ps', ['-e', '-o', 'args'], { encoding: 'utf8' });
-    expect(running).toMatch(/workers\/supervisor\.js/);
+    const listProcesses = (): string => execFileSync('ps', ['-e', '-o', 'args'], { encoding: 'utf8' });
+    const running = await until(
+      async () => [listProcesses()].find((all) => /workers\/supervisor\.js/.test(all) && moving.stderr() !== ''),
+      { what: 'the run to be ordered', deadlineMs: 30_000 },
+    );
     expect(running).not.toContain(shop.rootKey);
     expect(await moving.waitForExit(60_000)).toEqual({ code: 0, signal: null });
     const report = moving.lines.join('\n');

@@ -93,44 +93,57 @@ function mutate(copy: string, { file, text, replacement }: Mutation): { restore(
   return { restore: () => writeFileSync(path, original) };
 }
 
+/** Whether the test that is named for the mutation fails without what it removes. */
+async function isNoticed(copy: string, databaseUrl: string, mutation: Mutation): Promise<boolean> {
+  const { restore } = mutate(copy, mutation);
+  if (isNative(mutation)) compile(copy);
+  const startedAt = performance.now();
+  const verdict = await runTests(copy, databaseUrl, [mutation.test]);
+  restore();
+  if (isNative(mutation)) compile(copy);
+  // By an expectation of its own: a mutation that breaks a statement would be noticed by anything.
+  const isIt = verdict.failed === 1 && verdict.complaints.every((complaint) => complaint.startsWith('AssertionError'));
+  const seconds = ((performance.now() - startedAt) / 1_000).toFixed(1);
+  const lines = [`${isIt ? 'noticed' : 'NOT NOTICED'} in ${seconds} s: without ${mutation.removes}`];
+  lines.push(...verdict.complaints.map((complaint) => `        ${complaint}`));
+  say([...lines, ...(isIt ? [] : [verdict.output])].join('\n'));
+  return isIt;
+}
+
+async function passesUntouched(copy: string, databaseUrl: string, chosen: readonly Mutation[]): Promise<boolean> {
+  const names = new Set(chosen.map(({ test }) => `${test.file} ${test.name}`));
+  const { passed, failed, output } = await runTests(
+    copy,
+    databaseUrl,
+    chosen.map(({ test }) => test),
+  );
+  if (passed === names.size && failed === 0) {
+    say(`untouched: ${passed} tests pass`);
+    return true;
+  }
+  say(`${output}\nof ${names.size} named tests ${passed} passed and ${failed} failed on the untouched tree`);
+  return false;
+}
+
+/** Each has a copy of its own. */
+const lanes = 2;
+
 async function runAll(databaseUrl: string, chosen: readonly Mutation[]): Promise<boolean> {
-  const copy = copyTree();
+  const copies = Array.from({ length: lanes }, copyTree);
   try {
-    const names = new Set(chosen.map(({ test }) => `${test.file} ${test.name}`));
-    const untouched = await runTests(
-      copy,
-      databaseUrl,
-      chosen.map(({ test }) => test),
+    if (!(await passesUntouched(String(copies[0]), databaseUrl, chosen))) return false;
+    const waiting = [...chosen];
+    let noticed = 0;
+    await Promise.all(
+      copies.map(async (copy) => {
+        for (let next = waiting.shift(); next !== undefined; next = waiting.shift())
+          if (await isNoticed(copy, databaseUrl, next)) noticed++;
+      }),
     );
-    if (untouched.passed !== names.size || untouched.failed > 0) {
-      say(
-        `${untouched.output}\nof ${names.size} named tests ${untouched.passed} passed and ${untouched.failed} failed on the untouched tree`,
-      );
-      return false;
-    }
-    say(`untouched: ${untouched.passed} tests pass`);
-    let survivors = 0;
-    for (const mutation of chosen) {
-      const { restore } = mutate(copy, mutation);
-      if (isNative(mutation)) compile(copy);
-      const startedAt = performance.now();
-      const verdict = await runTests(copy, databaseUrl, [mutation.test]);
-      restore();
-      if (isNative(mutation)) compile(copy);
-      // By an expectation of its own: a mutation that breaks a statement would be noticed by anything.
-      const isNoticed =
-        verdict.failed === 1 && verdict.complaints.every((complaint) => complaint.startsWith('AssertionError'));
-      const seconds = ((performance.now() - startedAt) / 1_000).toFixed(1);
-      say(`${isNoticed ? 'noticed' : 'NOT NOTICED'} in ${seconds} s: without ${mutation.removes}`);
-      for (const complaint of verdict.complaints) say(`        ${complaint}`);
-      if (isNoticed) continue;
-      survivors++;
-      say(verdict.output);
-    }
-    say(`${chosen.length - survivors} of ${chosen.length} mutations noticed`);
-    return survivors === 0;
+    say(`${noticed} of ${chosen.length} mutations noticed`);
+    return noticed === chosen.length;
   } finally {
-    rmSync(copy, { recursive: true, force: true });
+    for (const copy of copies) rmSync(copy, { recursive: true, force: true });
   }
 }
 

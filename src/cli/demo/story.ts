@@ -158,7 +158,7 @@ async function move(stage: Stage, people: People): Promise<Moved> {
     target: undefined,
     scope: undefined,
     deep: false,
-    // At default pace a run would rest nine tenths of the time beside these applications; at full pace they meet it more often.
+    // A longer run would rest nine tenths of the time beside these applications; at full pace they meet it more often.
     steering: { isEmergency: true },
     reason,
   });
