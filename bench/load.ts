@@ -13,7 +13,7 @@ import { fill, median, openBench, rotate, type Bench } from './support.js';
 const rows = Number(process.env['BENCH_ROWS'] ?? 800_000);
 const perSecond = Number(process.env['BENCH_OPS'] ?? 400);
 const rounds = Number(process.env['BENCH_ROUNDS'] ?? 5);
-const windowMs = Number(process.env['BENCH_WINDOW_MS'] ?? 8_000);
+const windowMs = Number(process.env['BENCH_WINDOW_MS'] ?? 15_000);
 /** After a change of phase, before its window begins: caches, the pace and the dispatched batches settle. */
 const settleMs = 2_000;
 /** In its first ten seconds a move does not give way (docs/pacing.md): what is measured is what comes after. */
