@@ -5,7 +5,14 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { isKeyturnError } from '../errors.js';
 import { restBeside } from '../rotation/beside-application.js';
-import { decidePace, initialPaceState, type Gauge, type PaceDecision, type PaceState } from '../rotation/pacing.js';
+import {
+  decidePace,
+  forgetMs,
+  initialPaceState,
+  type Gauge,
+  type PaceDecision,
+  type PaceState,
+} from '../rotation/pacing.js';
 import type { Database } from '../store/database.js';
 import { readFleet } from '../store/health.js';
 import { stillLeads, type Leadership } from '../store/leadership.js';
@@ -18,8 +25,6 @@ const lookMs = 1_000;
 const idleLooks = 3;
 /** What is over in ten seconds is over before anybody has noticed it: only a longer move gives way to the application. */
 const graceLooks = 10;
-/** So long without any run that the next one is a move of its own. */
-const restLooks = 300;
 
 export interface PacingOptions {
   /** A pool of its own. */
@@ -43,13 +48,15 @@ interface Term {
   /** What was decided last, to be compared. */
   pace: string;
   paceChanges: number;
+  /** Looks since a run was at work. */
+  idle: number;
+  /** Looks at which one moved rows, with less between them than what makes the next one begin anew. */
+  moving: number;
 }
 
 export function startPacing({ database, leadership, onTrouble }: PacingOptions): Pacing {
   const stopping = new AbortController();
   let term: Term | undefined;
-  let idle = 0;
-  let moving = 0;
 
   async function look(): Promise<void> {
     const lead = leadership();
@@ -59,18 +66,18 @@ export function startPacing({ database, leadership, onTrouble }: PacingOptions):
     }
     if (term?.fencingToken !== lead.fencingToken) term = await beginTerm(database, lead);
     const fleet = await readFleet(database);
-    idle = fleet.isWorking ? 0 : idle + 1;
-    if (idle > 0 && idle % idleLooks !== 1) return;
+    term.idle = fleet.isWorking ? 0 : term.idle + 1;
+    if (term.idle > 0 && term.idle % idleLooks !== 1) return;
     const isMoving = fleet.isWorking && term.state.target !== 0;
-    if (isMoving) moving++;
-    else if (idle >= restLooks) moving = 0;
+    if (isMoving) term.moving++;
+    else if (term.idle * lookMs >= forgetMs) term.moving = 0;
     const settings = await readPaceSettings(database);
     const gauges = await term.gauges.look({
       settings,
       isMoving,
       paceChanges: term.paceChanges,
     });
-    const givesWay = isMoving && moving > graceLooks;
+    const givesWay = isMoving && term.moving > graceLooks;
     const beside = givesWay ? restBeside(term.gauges.application(), { ...fleet, cpus: settings.cpus }) : undefined;
     const decision = decidePace(term.state, { gauges, ...fleet, isMoving, beside }, performance.now());
     const change = `${decision.targetWorkers} ${decision.nice}`;
@@ -106,7 +113,7 @@ export function startPacing({ database, leadership, onTrouble }: PacingOptions):
 /** At full pace, with what the leader before knew to be usual: where a run moves, that could not be found out anew. */
 async function beginTerm(database: Database, { fencingToken }: Leadership): Promise<Term> {
   const gauges = openGauges(database, usualFrom((await readPace(database))?.signals['usualMs']));
-  return { fencingToken, gauges, state: initialPaceState, pace: '', paceChanges: 0 };
+  return { fencingToken, gauges, state: initialPaceState, pace: '', paceChanges: 0, idle: 0, moving: 0 };
 }
 
 function usualFrom(stored: unknown): UsualMs {

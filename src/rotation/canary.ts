@@ -1,7 +1,8 @@
 // What small reads, and small commits, take while a run moves rows, against what is usual for them: what they took while
-// nothing of ours moved. A read meets the processors and the cache, a commit the disk that a run's WAL goes to. Two judgements: the middle of the last few, for a database that has become slow; and the share of them that take
-// longer than is usual for one in twenty, for an application whose slowest statements have become slower, long before the
-// middle moves. Memory and samples in, memory and readings out.
+// nothing of ours moved. A read meets the processors and the cache, a commit the disk that a run's WAL goes to. Two
+// judgements: the middle of the last few, for a database that has become slow; and the share of them that take longer than is
+// usual for one in twenty, for an application whose slowest statements have become slower, long before the middle moves.
+// Memory and samples in, memory and readings out.
 import { canaryLimits, slowShare, usualOf, usualShare, type Reading } from './health.js';
 
 export const canaryKinds = ['read', 'commit'] as const;

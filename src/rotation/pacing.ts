@@ -64,7 +64,7 @@ const calmShare = 0.7;
 const calmMs = 30_000;
 const emergencyCalmMs = 5_000;
 /** What was learnt of a pace is kept from one run to the next, but not for long: the application's load changes. */
-const forgetMs = 300_000;
+export const forgetMs = 300_000;
 const softNice = 1;
 /** A ninth of the time at work. Slower than that, a run would outlast every window it is given. */
 const maxNice = 8;
