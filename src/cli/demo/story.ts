@@ -17,6 +17,9 @@ import type { Stage } from './stage.js';
 
 const reason = 'demo';
 
+/** A longer run would rest nine tenths of the time beside these applications; at full pace they meet it more often. */
+const asEmergency = { isEmergency: true };
+
 export async function tellStory(stage: Stage): Promise<Evidence> {
   const { narrator, context, rows } = stage;
   const oldKeyId = await narrator.step('init', 'Creating the customer table, its keyring and its first data key', () =>
@@ -158,8 +161,7 @@ async function move(stage: Stage, people: People): Promise<Moved> {
     target: undefined,
     scope: undefined,
     deep: false,
-    // A longer run would rest nine tenths of the time beside these applications; at full pace they meet it more often.
-    steering: { isEmergency: true },
+    steering: asEmergency,
     reason,
   });
   narrator.note(`run ${run.id} is an emergency run: it does not rest beside the application`);
@@ -227,6 +229,7 @@ async function verify(stage: Stage, people: People): Promise<{ writes: number; d
       target: undefined,
       scope: undefined,
       deep: true,
+      steering: asEmergency,
       reason,
     });
     return watchToEnd(stage, run.id);
