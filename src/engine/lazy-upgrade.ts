@@ -23,8 +23,8 @@ import { cellCodes, treatRows } from './treat-rows.js';
 /** Of one keyring, so that one whose rows wait leaves the others their room. */
 const maxQueued = 1_000;
 const maxRows = 200;
-const maxBytes = 1_000_000;
-const gatherMs = 250;
+const maxBytes = 256_000;
+const gatherMs = 1_000;
 /** How long a keyring found switched off is left alone before it is asked again. */
 const offMs = 5_000;
 const firstQuietMs = 1_000;
@@ -104,9 +104,14 @@ export function startLazyUpgrades(services: {
     schedule(0);
   }
 
-  /** One slice of the first target that may be written now; answers how long to wait for the next. Never rejects. */
+  /**
+   * One slice of the first target that may be written now; answers how long to wait for the next, with more at hand as long
+   * as this one took, so that reads are beside a write half of the time at most. Never rejects.
+   */
   async function flush(): Promise<number> {
     let taken: readonly RowKey[] = [];
+    const startedAt = performance.now();
+    let isMoreAtHand = false;
     try {
       const chosen = await choose();
       if (chosen === undefined) return gatherMs;
@@ -114,6 +119,7 @@ export function startLazyUpgrades(services: {
       const left = await upgrade(chosen.target, taken);
       spend(chosen.target, taken.length - left.length);
       for (const key of left) enqueue({ target: chosen.target, key });
+      isMoreAtHand = left.length > 0 || queue.size >= maxRows;
       quietMs = 0;
     } catch (error) {
       dropped += taken.length;
@@ -122,7 +128,7 @@ export function startLazyUpgrades(services: {
       dropAll();
       services.onTrouble(error);
     }
-    return queue.size >= maxRows ? 0 : gatherMs;
+    return isMoreAtHand ? Math.min(gatherMs, performance.now() - startedAt) : gatherMs;
   }
 
   function enqueue(offer: Offer): void {
@@ -172,8 +178,12 @@ export function startLazyUpgrades(services: {
     }
     const allowance = refill(allowances.get(name), performance.now(), current.rowsPerSecond);
     allowances.set(name, allowance);
-    if (allowance.rows < 1)
-      allowedAtMs.set(name, performance.now() + ((1 - allowance.rows) / current.rowsPerSecond) * 1_000);
+    // Not row by row as the rate allows them: a statement for each would cost its readers more than the rows do.
+    const least = Math.min(maxRows, queuedOf.get(name) ?? 0, Math.ceil((current.rowsPerSecond * gatherMs) / 1_000));
+    if (allowance.rows < least) {
+      allowedAtMs.set(name, performance.now() + ((least - allowance.rows) / current.rowsPerSecond) * 1_000);
+      return 0;
+    }
     return Math.min(maxRows, Math.floor(allowance.rows));
   }
 

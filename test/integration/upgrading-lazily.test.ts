@@ -349,6 +349,21 @@ describe('how far and how fast', () => {
     expect(upgrades.counts()).toMatchObject({ queued: 0, dropped: 0, rowsUpdated: ids.length });
     await setLazyUpgrades(context, undefined, { rowsPerSecond: 500 }, 'as ever');
   });
+
+  test('with more waiting than the rate allows, rows are written a second’s worth at a time, not one by one', async () => {
+    const ids = await insertStale(300);
+    const { context } = shop.control;
+    await setLazyUpgrades(context, undefined, { rowsPerSecond: 50 }, 'slower');
+    const { upgrades, statements, close } = await startCounted();
+    for (const id of ids) upgrades.offer(targetNamed('buyer'), [id]);
+    await until(async () => upgrades.counts().rowsUpdated >= 100, { what: 'a hundred rows', deadlineMs: 20_000 });
+    // Two slices: settings, a read and a write of each, and the settings that a look too early may have asked for.
+    expect(statements('all')).toBeLessThanOrEqual(12);
+    await setLazyUpgrades(context, undefined, { rowsPerSecond: 100_000 }, 'fast');
+    await close();
+    expect(upgrades.counts()).toMatchObject({ queued: 0, dropped: 0, rowsUpdated: ids.length });
+    await setLazyUpgrades(context, undefined, { rowsPerSecond: 500 }, 'as ever');
+  });
 });
 
 describe('gradual rotation', () => {

@@ -49,7 +49,7 @@ export const controlSchemaStatements: readonly string[] = [
   generation bigint NOT NULL DEFAULT 1,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   lazy_is_on boolean NOT NULL DEFAULT true,
-  lazy_rows_per_second integer NOT NULL DEFAULT 500 CHECK (lazy_rows_per_second > 0),
+  lazy_rows_per_second integer NOT NULL DEFAULT 100 CHECK (lazy_rows_per_second > 0),
   lazy_sample real NOT NULL DEFAULT 1 CHECK (lazy_sample > 0 AND lazy_sample <= 1)
 )`,
   `CREATE SEQUENCE keyturn.key_id AS bigint MINVALUE 1 MAXVALUE 4294963199 NO CYCLE`,
