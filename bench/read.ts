@@ -1,7 +1,8 @@
 // What decrypting and lazy upgrades cost a reader: the same reads of one row, without encryption, with it, and with lazy
 // upgrades on data that is all stale and all current. Every round takes its reads in turn, each time beginning with another,
 // so that the machine's moods meet all of them alike; ratios are of one run. The event loop is watched until what the reads
-// have queued is written. Last, rows of 300 kB: how long the loop is kept and how much memory the upgrades take.
+// have queued is written, for a second at most. Last, rows of 300 kB: how long the loop is kept and how much memory the
+// upgrades take, beside the same values rewritten with the driver alone.
 import { monitorEventLoopDelay, performance } from 'node:perf_hooks';
 import { Column, DataSource, Entity, PrimaryColumn } from 'typeorm';
 import { openKeyturn, type Keyturn } from '../src/app.js';
@@ -12,8 +13,12 @@ import type { Target } from '../src/rotation/target.js';
 import { fill, openBench, rotate, type Bench } from './support.js';
 
 const rows = 4_000;
-const readsPerRound = 400;
-const rounds = 20;
+/** Enough for upgrades at the default rate to come to their steady pace. */
+const readsPerRound = 6_000;
+const rounds = 11;
+/** As a new keyring has it. */
+const defaultRate = 100;
+const anyRate = 100_000;
 const wideRows = 200;
 const wideBytes = 300_000;
 
@@ -41,7 +46,8 @@ interface Way {
   readonly dataSource: DataSource;
   readonly entity: typeof Plain | typeof Guarded;
   prepare(): Promise<unknown>;
-  readonly times: number[];
+  /** Of each round, in milliseconds. */
+  readonly rounds: number[][];
   delayMs: number;
 }
 
@@ -56,15 +62,17 @@ async function read(way: Way, round: number): Promise<void> {
   await way.prepare();
   const loop = monitorEventLoopDelay({ resolution: 1 });
   const repository = way.dataSource.getRepository<Plain | Guarded>(way.entity);
+  const times: number[] = [];
   loop.enable();
   for (let at = 0; at < readsPerRound; at++) {
     const id = String(1 + ((round * readsPerRound + at) % rows));
     const startedAt = performance.now();
     await repository.findOneByOrFail({ id });
-    way.times.push(performance.now() - startedAt);
+    times.push(performance.now() - startedAt);
   }
-  await written();
+  await Promise.race([written(), new Promise((resolve) => setTimeout(resolve, 1_000))]);
   loop.disable();
+  way.rounds.push(times);
   way.delayMs = Math.max(way.delayMs, loop.max / 1e6);
 }
 
@@ -76,6 +84,16 @@ async function written(): Promise<void> {
 
 function percentile(times: readonly number[], share: number): number {
   return times.toSorted((one, other) => one - other)[Math.floor((times.length - 1) * share)] ?? 0;
+}
+
+function median(values: readonly number[]): number {
+  return percentile(values, 0.5);
+}
+
+/** Of each round against the same round of the other way, the middle: what a machine does in minutes meets both alike. */
+function ratio(rounds: readonly number[][], others: readonly number[][], share: number): number {
+  const ratios = rounds.map((times, round) => percentile(times, share) / percentile(others[round] ?? [], share));
+  return median(ratios);
 }
 
 function print(text: string): void {
@@ -104,47 +122,61 @@ const keyturn = await openKeyturn({ config, environment: bench.environment(), na
 const [plain, guarded] = [await connect(bench, Plain), await connect(bench, Guarded, keyturn)];
 const { context } = bench.control;
 
-async function restore(table: string, isOn: boolean): Promise<void> {
-  await setLazyUpgrades(context, undefined, { isOn, rowsPerSecond: 100_000, sample: 1 }, 'bench');
+async function restore(table: string, isOn: boolean, rowsPerSecond: number): Promise<void> {
+  // A keyring that is switched off with rows waiting would take none for a while after it is on again.
+  await setLazyUpgrades(context, undefined, { isOn: true, rowsPerSecond: anyRate, sample: 1 }, 'bench');
   await written();
+  await setLazyUpgrades(context, undefined, { isOn, rowsPerSecond, sample: 1 }, 'bench');
   await bench.pool.query(`UPDATE guarded g SET secret = t.secret FROM ${table} t WHERE t.id = g.id`);
   await bench.pool.query('VACUUM guarded');
 }
 
 function way(name: string, dataSource: DataSource, entity: Way['entity'], prepare: () => Promise<unknown>): Way {
-  return { name, dataSource, entity, prepare, times: [], delayMs: 0 };
+  return { name, dataSource, entity, prepare, rounds: [], delayMs: 0 };
 }
 
-const ways = [
-  way('without encryption', plain, Plain, async () => undefined),
-  way('decrypting, lazy upgrades off', guarded, Guarded, () => restore('current_rows', false)),
-  way('lazy upgrades on, all current', guarded, Guarded, () => restore('current_rows', true)),
-  way('lazy upgrades on, all stale', guarded, Guarded, () => restore('stale_rows', true)),
-];
-// The first reads of a process compile what they run.
-for (const one of ways) await read({ ...one, times: [] }, 0);
-for (const one of ways) one.delayMs = 0;
-for (let round = 0; round < rounds; round++)
-  for (const [at] of ways.entries()) {
-    const one = ways[(round + at) % ways.length];
-    if (one !== undefined) await read(one, round);
+function decrypting(): Way {
+  return way('decrypting, lazy upgrades off', guarded, Guarded, () => restore('current_rows', false, defaultRate));
+}
+
+/** Prints each way with its ratios against the first. */
+async function compare(ways: readonly [Way, ...Way[]]): Promise<void> {
+  // The first reads of a process compile what they run.
+  for (const one of ways) await read({ ...one, rounds: [] }, 0);
+  for (const one of ways) one.delayMs = 0;
+  for (let round = 0; round < rounds; round++)
+    for (const [at] of ways.entries()) {
+      const one = ways[(round + at) % ways.length];
+      if (one !== undefined) await read(one, round);
+    }
+  print('read                              p50 ms    p99 ms   p50 ratio   p99 ratio   longest event loop delay ms');
+  for (const { name, rounds: measured, delayMs } of ways) {
+    const columns = [0.5, 0.99].map((share) => median(measured.map((times) => percentile(times, share))).toFixed(3));
+    const ratios = [0.5, 0.99].map((share) => ratio(measured, ways[0].rounds, share).toFixed(2));
+    print(
+      `${name.padEnd(31)} ${columns.map((text) => text.padStart(8)).join('  ')} ${ratios.map((text) => text.padStart(11)).join(' ')} ${delayMs.toFixed(1).padStart(16)}`,
+    );
   }
-
-const [, decrypting] = ways;
-print('read                              p50 ms    p99 ms   p50 ratio   p99 ratio   longest event loop delay ms');
-for (const { name, times, delayMs } of ways) {
-  const [p50, p99] = [percentile(times, 0.5), percentile(times, 0.99)];
-  const against = decrypting?.times ?? [];
-  const ratios = [p50 / percentile(against, 0.5), p99 / percentile(against, 0.99)];
-  print(
-    `${name.padEnd(31)} ${p50.toFixed(3).padStart(8)} ${p99.toFixed(3).padStart(9)} ${ratios.map((ratio) => ratio.toFixed(2).padStart(11)).join(' ')} ${delayMs.toFixed(1).padStart(16)}`,
-  );
 }
+
+await compare([
+  decrypting(),
+  way('without encryption', plain, Plain, async () => undefined),
+  way('lazy upgrades on, all current', guarded, Guarded, () => restore('current_rows', true, defaultRate)),
+  way('lazy upgrades on, all stale', guarded, Guarded, () => restore('stale_rows', true, defaultRate)),
+]);
+print(`at any rate, for what a higher limit than the default of ${defaultRate} rows a second costs:`);
+await compare([
+  decrypting(),
+  way('lazy upgrades on, all stale', guarded, Guarded, () => restore('stale_rows', true, anyRate)),
+]);
 const { rowsUpdated, dropped } = keyturn.parts.upgrades.counts();
-print(`ratios are against decrypting with lazy upgrades off; ${rowsUpdated} rows upgraded, ${dropped} offers dropped`);
-await restore('current_rows', true);
+print(`${rowsUpdated} rows upgraded, ${dropped} offers dropped`);
+await restore('current_rows', true, anyRate);
 print(`buffer: ${await bufferBytes()} bytes when full (1,000 rows)`);
+print(await rewriteWide());
 print(await upgradeWide());
+print(await rewriteWide());
 await guarded.destroy();
 await plain.destroy();
 await keyturn.close();
@@ -156,9 +188,10 @@ function targetNamed(name: string): Target {
   return target;
 }
 
-/** What a full buffer of rows with number keys holds, as the heap counts it. */
+/** What a full buffer of rows with number keys holds, as the heap counts it: the middle of five looks. */
 async function bufferBytes(): Promise<number> {
-  if (globalThis.gc === undefined) return Number.NaN;
+  const gc = globalThis.gc;
+  if (gc === undefined) return Number.NaN;
   const { upgrades } = keyturn.parts;
   const target = targetNamed('guarded');
   // A keyring that was off a moment ago takes nothing for a while.
@@ -166,21 +199,23 @@ async function bufferBytes(): Promise<number> {
     upgrades.offer(target, ['1']);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
+  const looks: number[] = [];
+  for (let look = 0; look < 5; look++) {
+    await written();
+    gc();
+    const before = process.memoryUsage().heapUsed;
+    for (let id = 1; id <= 1_000; id++) upgrades.offer(target, [String(id)]);
+    gc();
+    looks.push(process.memoryUsage().heapUsed - before);
+    const { queued } = upgrades.counts();
+    if (queued !== 1_000) throw new Error(`the buffer took ${queued} of 1000 rows`);
+  }
   await written();
-  globalThis.gc();
-  const before = process.memoryUsage().heapUsed;
-  for (let id = 1; id <= 1_000; id++) upgrades.offer(target, [String(id)]);
-  globalThis.gc();
-  const bytes = process.memoryUsage().heapUsed - before;
-  const { queued } = upgrades.counts();
-  if (queued !== 1_000) throw new Error(`the buffer took ${queued} of 1000 rows`);
-  await written();
-  return bytes;
+  return median(looks);
 }
 
-async function upgradeWide(): Promise<string> {
-  const { upgrades } = keyturn.parts;
-  const before = upgrades.counts().rowsUpdated;
+/** How long the event loop was kept at most, and how much resident memory was added, while `work` was done. */
+async function watch(work: () => Promise<unknown>): Promise<string> {
   globalThis.gc?.();
   const rssBefore = process.memoryUsage().rss;
   let rss = rssBefore;
@@ -190,10 +225,34 @@ async function upgradeWide(): Promise<string> {
   const loop = monitorEventLoopDelay({ resolution: 1 });
   loop.enable();
   const startedAt = performance.now();
-  for (let id = 1; id <= wideRows; id++) upgrades.offer(targetNamed('wide'), [String(id)]);
-  while (upgrades.counts().rowsUpdated - before < wideRows && performance.now() - startedAt < 120_000)
-    await new Promise((resolve) => setTimeout(resolve, 20));
+  await work();
   loop.disable();
   clearInterval(watching);
-  return `wide rows: ${upgrades.counts().rowsUpdated - before} of ${wideRows} rows of ${wideBytes} bytes upgraded in ${Math.round(performance.now() - startedAt)} ms, longest event loop delay ${(loop.max / 1e6).toFixed(1)} ms, resident memory +${Math.round((rss - rssBefore) / 1e6)} MB`;
+  return `${Math.round(performance.now() - startedAt)} ms, longest event loop delay ${(loop.max / 1e6).toFixed(1)} ms, resident memory +${Math.round((rss - rssBefore) / 1e6)} MB`;
+}
+
+/** The same values read and conditionally written with the driver alone: what the event loop is kept by without Keyturn. */
+async function rewriteWide(): Promise<string> {
+  const watched = await watch(async () => {
+    for (let id = 1; id <= wideRows; id++) {
+      const startedAt = performance.now();
+      const { rows: found } = await bench.pool.query<{ secret: Buffer }>('SELECT secret FROM wide WHERE id = $1', [id]);
+      const secret = found[0]?.secret;
+      await bench.pool.query('UPDATE wide SET secret = $2 WHERE id = $1 AND secret = $3', [id, secret, secret]);
+      await new Promise((resolve) => setTimeout(resolve, performance.now() - startedAt));
+    }
+  });
+  return `the same with the driver alone, without Keyturn: ${watched}`;
+}
+
+async function upgradeWide(): Promise<string> {
+  const { upgrades } = keyturn.parts;
+  const before = upgrades.counts().rowsUpdated;
+  const watched = await watch(async () => {
+    const giveUpMs = performance.now() + 120_000;
+    for (let id = 1; id <= wideRows; id++) upgrades.offer(targetNamed('wide'), [String(id)]);
+    while (upgrades.counts().rowsUpdated - before < wideRows && performance.now() < giveUpMs)
+      await new Promise((resolve) => setTimeout(resolve, 20));
+  });
+  return `wide rows: ${upgrades.counts().rowsUpdated - before} of ${wideRows} rows of ${wideBytes} bytes upgraded in ${watched}`;
 }
