@@ -20,9 +20,6 @@ test.each(failingRegistry)(
   },
 );
 
-// More than a hundred, most of which failing-statements.test.ts has for another keyring: every seventh, others each time.
-test('I6 I10 some failing statements of an init with another table leave before or after, and the repeated command ends well', async () => {
-  const from = 1 + Math.floor(Math.random() * 7);
-  process.stdout.write(`statements ${from}, ${from + 7}, … of init fail\n`);
-  expect(await failStatements(shop, failingInit, { from, step: 7 })).toBeGreaterThan(100);
+test('I6 I10 whichever statement of an init with another table fails, it leaves before or after, and the repeated command ends well', async () => {
+  expect(await failStatements(shop, failingInit, { from: 1, step: 1 })).toBeGreaterThan(100);
 });
