@@ -178,8 +178,8 @@ export function startLazyUpgrades(services: {
     }
     const allowance = refill(allowances.get(name), performance.now(), current.rowsPerSecond);
     allowances.set(name, allowance);
-    // Not row by row as the rate allows them: a statement for each would cost its readers more than the rows do.
-    const least = Math.min(maxRows, queuedOf.get(name) ?? 0, Math.ceil((current.rowsPerSecond * gatherMs) / 1_000));
+    // Not row by row as the rate allows them, for statements cost readers more than rows do: a second's worth, the most there is.
+    const least = Math.min(maxRows, queuedOf.get(name) ?? 0, current.rowsPerSecond);
     if (allowance.rows < least) {
       allowedAtMs.set(name, performance.now() + ((least - allowance.rows) / current.rowsPerSecond) * 1_000);
       return 0;
