@@ -10,14 +10,13 @@ import type { ConfigFile } from '../src/config.js';
 import { setLazyUpgrades } from '../src/control/lazy-upgrades.js';
 import { Encrypted, installKeyturn } from '../src/orm/index.js';
 import type { Target } from '../src/rotation/target.js';
-import { fill, openBench, rotate, type Bench } from './support.js';
+import { readLazySettings } from '../src/store/lazy-upgrades.js';
+import { fill, median, openBench, rotate, type Bench } from './support.js';
 
 const rows = 4_000;
 /** Enough for upgrades at the default rate to come to their steady pace. */
 const readsPerRound = 6_000;
 const rounds = 11;
-/** As a new keyring has it. */
-const defaultRate = 100;
 const anyRate = 100_000;
 const wideRows = 200;
 const wideBytes = 300_000;
@@ -86,14 +85,9 @@ function percentile(times: readonly number[], share: number): number {
   return times.toSorted((one, other) => one - other)[Math.floor((times.length - 1) * share)] ?? 0;
 }
 
-function median(values: readonly number[]): number {
-  return percentile(values, 0.5);
-}
-
 /** Of each round against the same round of the other way, the middle: what a machine does in minutes meets both alike. */
 function ratio(rounds: readonly number[][], others: readonly number[][], share: number): number {
-  const ratios = rounds.map((times, round) => percentile(times, share) / percentile(others[round] ?? [], share));
-  return median(ratios);
+  return median(rounds.map((times, round) => percentile(times, share) / percentile(others[round] ?? [], share)));
 }
 
 function print(text: string): void {
@@ -121,6 +115,8 @@ const config: ConfigFile = {
 const keyturn = await openKeyturn({ config, environment: bench.environment(), name: 'reader' });
 const [plain, guarded] = [await connect(bench, Plain), await connect(bench, Guarded, keyturn)];
 const { context } = bench.control;
+/** As a new keyring has it. */
+const { rowsPerSecond: defaultRate } = await readLazySettings(bench.database, 'bench');
 
 async function restore(table: string, isOn: boolean, rowsPerSecond: number): Promise<void> {
   // A keyring that is switched off with rows waiting would take none for a while after it is on again.
