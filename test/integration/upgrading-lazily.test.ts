@@ -335,29 +335,26 @@ describe('how far and how fast', () => {
     expect(await orm.dataSource.manager.findOneByOrFail(Buyer, { login: 'wide-3' })).toMatchObject({ email: wide });
   });
 
-  test('a low rate costs few statements, however many rows wait, and closing goes on when it may', async () => {
-    const ids = await insertStale(400);
+  // Twelve statements: of two rows each with settings twice, a read and a write; or of two slices, each with the same.
+  test.each([
+    [
+      'a low rate costs few statements, however many rows wait, and closing goes on when it may',
+      { stale: 400, rowsPerSecond: 1, rowsToSee: 2 },
+    ],
+    [
+      'with more waiting than the rate allows, rows are written a second’s worth at a time, not one by one',
+      { stale: 300, rowsPerSecond: 50, rowsToSee: 100 },
+    ],
+  ])('%s', async (_, { stale, rowsPerSecond, rowsToSee }) => {
+    const ids = await insertStale(stale);
     const { context } = shop.control;
-    await setLazyUpgrades(context, undefined, { rowsPerSecond: 1 }, 'slow');
+    await setLazyUpgrades(context, undefined, { rowsPerSecond }, 'slow');
     const { upgrades, statements, close } = await startCounted();
     for (const id of ids) upgrades.offer(targetNamed('buyer'), [id]);
-    await until(async () => upgrades.counts().rowsUpdated >= 2, { what: 'two rows', deadlineMs: 20_000 });
-    // Settings twice a row, and a read and a write of each: not one statement a turn of the event loop.
-    expect(statements('all')).toBeLessThanOrEqual(12);
-    await setLazyUpgrades(context, undefined, { rowsPerSecond: 100_000 }, 'fast');
-    await close();
-    expect(upgrades.counts()).toMatchObject({ queued: 0, dropped: 0, rowsUpdated: ids.length });
-    await setLazyUpgrades(context, undefined, { rowsPerSecond: 500 }, 'as ever');
-  });
-
-  test('with more waiting than the rate allows, rows are written a second’s worth at a time, not one by one', async () => {
-    const ids = await insertStale(300);
-    const { context } = shop.control;
-    await setLazyUpgrades(context, undefined, { rowsPerSecond: 50 }, 'slower');
-    const { upgrades, statements, close } = await startCounted();
-    for (const id of ids) upgrades.offer(targetNamed('buyer'), [id]);
-    await until(async () => upgrades.counts().rowsUpdated >= 100, { what: 'a hundred rows', deadlineMs: 20_000 });
-    // Two slices: settings, a read and a write of each, and the settings that a look too early may have asked for.
+    await until(async () => upgrades.counts().rowsUpdated >= rowsToSee, {
+      what: `${rowsToSee} rows`,
+      deadlineMs: 20_000,
+    });
     expect(statements('all')).toBeLessThanOrEqual(12);
     await setLazyUpgrades(context, undefined, { rowsPerSecond: 100_000 }, 'fast');
     await close();
